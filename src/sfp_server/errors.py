@@ -1,0 +1,138 @@
+"""Expected failures, each with a stable `code` and an HTTP `status`.
+
+    SfpError
+    ├── Malformed 400          the request itself is wrong; may carry per-field `errors`
+    ├── Unauthenticated 401    ├── TokenExpired  ├── TokenRevoked  └── TokenInvalid
+    ├── Forbidden 403          the actor is known and may not
+    ├── NotFound 404           also: it belongs to another team
+    ├── Conflict 409           ├── NotFinished  ├── AlreadyFinal  └── StaleAttempt
+    ├── TooLarge 413
+    ├── Unprocessable 422      valid, but impossible; ├── IdempotencyMismatch  └── UnknownSecret
+    ├── TooManyRequests 429    carries `retry_after` seconds
+    └── Unavailable 503        carries `retry_after` seconds; try again
+
+Anything else that is raised is a bug: a bare 500, its traceback goes to the log only.
+`sfp_server.web.problems` is the one place where these become HTTP.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldError:
+    """One wrong place in a request: `path` as in `data.argv[0]`, `message` for a person."""
+
+    path: str
+    message: str
+
+
+class SfpError(Exception):
+    """An expected failure. Its text is shown to the caller: never put a secret, path or SQL in it."""
+
+    code = "error"
+    status = 500
+    title = "Error"
+
+    def __init__(self, detail: str, *, errors: tuple[FieldError, ...] = (), retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.errors = errors
+        #: seconds; becomes the Retry-After header
+        self.retry_after = retry_after
+
+
+class Malformed(SfpError):
+    code = "bad_request"
+    status = 400
+    title = "Bad request"
+
+
+class Unauthenticated(SfpError):
+    code = "unauthenticated"
+    status = 401
+    title = "Not signed in"
+
+
+class TokenExpired(Unauthenticated):
+    code = "token_expired"
+
+
+class TokenRevoked(Unauthenticated):
+    code = "token_revoked"
+
+
+class TokenInvalid(Unauthenticated):
+    code = "token_invalid"
+
+
+class Forbidden(SfpError):
+    code = "forbidden"
+    status = 403
+    title = "Not allowed"
+
+
+class NotFound(SfpError):
+    code = "not_found"
+    status = 404
+    title = "Not found"
+
+
+class Conflict(SfpError):
+    code = "conflict"
+    status = 409
+    title = "Conflict"
+
+
+class NotFinished(Conflict):
+    """A result was asked for before there is one."""
+
+    code = "not_finished"
+
+
+class AlreadyFinal(Conflict):
+    """A finished task cannot be cancelled."""
+
+    code = "already_final"
+
+
+class StaleAttempt(Conflict):
+    """A worker reported on an attempt that is no longer the current one."""
+
+    code = "stale_attempt"
+
+
+class TooLarge(SfpError):
+    code = "too_large"
+    status = 413
+    title = "Too large"
+
+
+class Unprocessable(SfpError):
+    code = "unprocessable"
+    status = 422
+    title = "Valid but impossible"
+
+
+class IdempotencyMismatch(Unprocessable):
+    """The same Idempotency-Key came with another body."""
+
+    code = "idempotency_mismatch"
+
+
+class UnknownSecret(Unprocessable):
+    """A task declares a secret that its team does not have."""
+
+    code = "unknown_secret"
+
+
+class TooManyRequests(SfpError):
+    code = "too_many_requests"
+    status = 429
+    title = "Too many requests"
+
+
+class Unavailable(SfpError):
+    """A part that is needed is away for now (database, broker, runtime)."""
+
+    code = "unavailable"
+    status = 503
+    title = "Try again shortly"

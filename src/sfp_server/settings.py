@@ -1,0 +1,240 @@
+"""Every setting: one typed, frozen object; each field has a default, a unit and a line of documentation.
+
+Order: environment, then `<instance directory>/config.json`, then the default. Command-line flags are written
+to `config.json` by `init`. Unknown keys in `config.json` are refused. Secrets are files in
+`<instance directory>/secrets/`, one per file, readable by the owner only; they are read by the process
+that needs them, when it starts, and are never part of this object.
+"""
+
+import json
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, Union, cast, get_args, get_origin
+from urllib.parse import quote, urlsplit, urlunsplit
+
+
+class SettingsError(Exception):
+    """A setting is missing, unknown or malformed. The text says which, and what is expected."""
+
+
+def _setting(default: Any, key: str, env: str, doc: str) -> Any:
+    return field(default=default, metadata={"key": key, "env": env, "doc": doc})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one instance. Build it with `Settings.load`."""
+
+    #: the instance's own directory (0700): configuration, secrets, data, logs, sockets
+    directory: Path
+
+    tenant: str = _setting("default", "tenant", "SFP_TENANT", "name of the organization this instance serves")
+    mode: Literal["dev", "prod"] = _setting("dev", "mode", "SFP_MODE", "dev listens on 127.0.0.1 only")
+    domain: str = _setting("localhost", "domain", "SFP_DOMAIN", "host name that clients use")
+    worker_counts: str = _setting(
+        "1,2,1", "workerCounts", "SFP_WORKER_COUNTS", "slots: critical,normal,batch; 0-10 each"
+    )
+    port: int = _setting(8443, "port", "SFP_PORT", "HTTPS port of the edge")
+    api_port: int = _setting(3029, "apiPort", "SFP_API_PORT", "plain-HTTP port of the API, loopback only")
+    auto_ports: bool = _setting(
+        False,
+        "autoPorts",
+        "SFP_AUTO_PORTS",
+        "true: `init` chose the ports; `start` may choose others when they are taken",
+    )
+    caddy: bool = _setting(True, "caddy", "SFP_CADDY", "false: no edge of our own (behind another proxy)")
+    api_processes: int = _setting(1, "apiProcesses", "SFP_API_PROCESSES", "API processes behind the edge")
+
+    database_url: str | None = _setting(
+        None,
+        "database.url",
+        "DATABASE_URL",
+        "an external PostgreSQL/Supabase instead of the embedded one (role that may create roles)",
+    )
+    cache_url: str | None = _setting(
+        None, "cache.url", "VALKEY_URL", "an external Valkey/Redis instead of the embedded one"
+    )
+    egress_allow: str = _setting(
+        "",
+        "egress.allow",
+        "SFP_EGRESS_ALLOW",
+        "comma list of host, host:port or CIDR that may be reached although private",
+    )
+    extra_ca_file: str | None = _setting(None, "tls.extraCaFile", "SFP_EXTRA_CA_FILE", "PEM bundle trusted in addition")
+
+    access_token_minutes: int = _setting(
+        60,
+        "auth.accessTokenMinutes",
+        "SFP_AUTH_ACCESS_TOKEN_MINUTES",
+        "life of a user token, minutes, the expiry buffer included",
+    )
+    expiry_buffer_seconds: int = _setting(
+        300,
+        "auth.expiryBufferSeconds",
+        "SFP_AUTH_EXPIRY_BUFFER_SECONDS",
+        "seconds before `exp` from which a token opens nothing",
+    )
+    refresh_token_days: int = _setting(
+        30, "auth.refreshTokenDays", "SFP_AUTH_REFRESH_TOKEN_DAYS", "life of an unused refresh token, days"
+    )
+
+    lease_seconds: int = _setting(
+        15, "tasks.leaseSeconds", "SFP_TASKS_LEASE_SECONDS", "an attempt not renewed for so long is lost"
+    )
+    grace_seconds: int = _setting(
+        10, "tasks.graceSeconds", "SFP_TASKS_GRACE_SECONDS", "seconds between SIGTERM and SIGKILL"
+    )
+    default_timeout_seconds: int = _setting(
+        3600,
+        "tasks.defaultTimeoutSeconds",
+        "SFP_TASKS_DEFAULT_TIMEOUT_SECONDS",
+        "of a task that names none, seconds",
+    )
+    retention_days: int = _setting(
+        90, "tasks.retentionDays", "SFP_TASKS_RETENTION_DAYS", "finished tasks are kept so long, days"
+    )
+
+    worker_memory_mb: int = _setting(2048, "worker.memoryMb", "SFP_WORKER_MEMORY_MB", "memory of one worker, MiB")
+    worker_processes: int = _setting(
+        256, "worker.processes", "SFP_WORKER_PROCESSES", "processes and threads of one worker"
+    )
+    worker_disk_mb: int = _setting(1024, "worker.diskMb", "SFP_WORKER_DISK_MB", "workspace of one worker (tmpfs), MiB")
+    worker_cpu_seconds: int | None = _setting(
+        None, "worker.cpuSeconds", "SFP_WORKER_CPU_SECONDS", "CPU time of one process, seconds"
+    )
+    worker_output_mb: int = _setting(
+        16, "worker.outputMb", "SFP_WORKER_OUTPUT_MB", "log output of one attempt, MiB; more fails it"
+    )
+    worker_artifact_mb: int = _setting(
+        512, "worker.artifactMb", "SFP_WORKER_ARTIFACT_MB", "kept files of one attempt together, MiB"
+    )
+    worker_runtime: Literal["auto", "sandbox", "process"] = _setting(
+        "auto", "worker.runtime", "SFP_WORKER_RUNTIME", "auto: sandbox where it works, else process"
+    )
+    worker_warm: int = _setting(2, "worker.warm", "SFP_WORKER_WARM", "pre-started workers that wait for a task")
+
+    upload_max_mb: int = _setting(1024, "artifacts.maxMb", "SFP_ARTIFACTS_MAX_MB", "largest upload, MiB")
+    logs_retention_days: int = _setting(
+        30, "logs.retentionDays", "SFP_LOGS_RETENTION_DAYS", "task logs and service logs, days"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "logs.level", "SFP_LOG_LEVEL", "of the services' own logs"
+    )
+
+    def __post_init__(self) -> None:
+        self.slots()
+        for name in ("port", "api_port"):
+            if not 0 < getattr(self, name) < 65536:
+                raise SettingsError(f"{name} must be between 1 and 65535")
+        if self.access_token_minutes * 60 <= self.expiry_buffer_seconds:
+            raise SettingsError("auth.accessTokenMinutes must be longer than auth.expiryBufferSeconds")
+        if self.lease_seconds < 3:
+            raise SettingsError("tasks.leaseSeconds must be at least 3")
+
+    @classmethod
+    def load(cls, directory: Path, environ: Mapping[str, str]) -> Self:
+        """Read `config.json` of `directory`, overlaid by `environ`. Raises SettingsError."""
+        known = {setting.metadata["key"]: setting for setting in fields(cls) if setting.metadata}
+        values = dict(_from_file(directory / "config.json", known))
+        for setting in known.values():
+            text = environ.get(setting.metadata["env"])
+            if text:
+                values[setting.name] = _parse(setting, text)
+        return cls(directory=directory, **values)
+
+    def slots(self) -> dict[str, int]:
+        """Slots per queue. Raises SettingsError unless workerCounts is `c,n,b` with numbers from 0 to 10."""
+        parts = self.worker_counts.split(",")
+        if len(parts) != 3 or not all(part.strip().isdigit() and int(part) <= 10 for part in parts):
+            raise SettingsError("workerCounts must be three numbers from 0 to 10: critical,normal,batch, as in 1,2,1")
+        return dict(zip(("critical", "normal", "batch"), map(int, parts), strict=True))
+
+    def secret(self, name: str) -> str:
+        """The text of a secret file. Raises SettingsError when it is missing."""
+        try:
+            return (self.directory / "secrets" / name).read_text().strip()
+        except OSError as error:
+            raise SettingsError(f"the secret file {name} cannot be read: {error.strerror}") from error
+
+    @property
+    def run_directory(self) -> Path:
+        """Where sockets and pid files are. Socket paths are short enough for the kernel (`init` sees to it)."""
+        return (self.directory / "run").resolve()
+
+    @property
+    def broker_socket(self) -> Path:
+        return self.run_directory / "broker.sock"
+
+    def role_url(self, role: str) -> str:
+        """Connection URL of a database role (`sfp_api`, …): the embedded server, or `database.url` with that role."""
+        password = quote(self.secret(f"db-{role}"), safe="")
+        if self.database_url is None:
+            return f"postgresql://{role}:{password}@/sfp?host={quote(str(self.run_directory / 'postgres'), safe='')}"
+        parts = urlsplit(self.database_url)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{role}:{password}@{host}"))
+
+    def cache_connection_url(self) -> str:
+        """URL of Valkey: the embedded one's unix socket with its password, or `cache.url`."""
+        if self.cache_url is not None:
+            return self.cache_url
+        return f"unix://:{quote(self.secret('valkey'), safe='')}@{self.run_directory / 'valkey.sock'}"
+
+
+def _from_file(path: Path, known: Mapping[str, "Field[Any]"]) -> Iterator[tuple[str, Any]]:
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"config.json cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise SettingsError("config.json must be a JSON object")
+    for key, value in flatten(cast("dict[str, Any]", document)):  # JSON objects have text keys
+        if key not in known:
+            raise SettingsError(f"config.json has an unknown key: {key}")
+        yield known[key].name, _check(known[key], value)
+
+
+def flatten(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` → `("a.b", 1)`."""
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")  # pyright: ignore[reportUnknownArgumentType] (plain JSON)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _allowed(setting: "Field[Any]") -> tuple[Any, ...]:
+    kind = setting.type
+    return get_args(kind) if get_origin(kind) in {Union, types.UnionType} else (kind,)
+
+
+def _check(setting: "Field[Any]", value: Any) -> Any:
+    for kind in _allowed(setting):
+        if get_origin(kind) is Literal and value in get_args(kind):
+            return value
+        if isinstance(kind, type) and type(value) is kind:
+            return value
+    expected = " or ".join(str(getattr(kind, "__name__", kind)) for kind in _allowed(setting))
+    raise SettingsError(f"{setting.metadata['key']} must be {expected}: {setting.metadata['doc']}")
+
+
+def _parse(setting: "Field[Any]", text: str) -> Any:
+    kinds = _allowed(setting)
+    if bool in kinds and text.lower() in {"true", "false", "1", "0"}:
+        return text.lower() in {"true", "1"}
+    if int in kinds and text.lstrip("-").isdigit():
+        return int(text)
+    return _check(setting, text)
+
+
+def documentation() -> list[tuple[str, str, str, str]]:
+    """Rows of (key, environment variable, default, meaning) for docs/configuration.md."""
+    return [
+        (item.metadata["key"], item.metadata["env"], json.dumps(item.default), item.metadata["doc"])
+        for item in fields(Settings)
+        if item.metadata
+    ]
