@@ -1,0 +1,1 @@
+"""PostgreSQL: `database.py` (transactions that know their team), `queries.py` (named SQL), `migrate.py` (schema)."""

@@ -1,0 +1,471 @@
+-- The first schema: teams, identity, tasks, credentials, events, audit.
+-- Forward only. Suits `supabase db push` too: roles are made here when missing (without a password;
+-- `sfp_server.db.migrate` sets those), and nothing needs superuser rights.
+
+SET lock_timeout = '5s';
+
+DO $$
+DECLARE
+  role text;
+BEGIN
+  FOREACH role IN ARRAY ARRAY['sfp_migrator', 'sfp_api', 'sfp_dispatcher', 'sfp_broker', 'sfp_deliverer',
+                              'anon', 'authenticated', 'service_role'] LOOP
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+      EXECUTE format('CREATE ROLE %I NOLOGIN NOINHERIT', role);
+    END IF;
+  END LOOP;
+END $$;
+
+GRANT sfp_migrator TO CURRENT_USER;
+CREATE SCHEMA IF NOT EXISTS sfp AUTHORIZATION sfp_migrator;
+SET ROLE sfp_migrator;
+SET search_path = sfp;
+
+GRANT USAGE ON SCHEMA sfp TO sfp_api, sfp_dispatcher, sfp_broker, sfp_deliverer;
+
+------------------------------------------------------------------------------------------------ functions
+
+-- Time-ordered ids (RFC 9562, version 7), for PostgreSQL before 18 too.
+CREATE FUNCTION uuid7() RETURNS uuid LANGUAGE sql VOLATILE SET search_path = pg_catalog AS $$
+  SELECT encode(
+    set_bit(set_bit(
+      overlay(uuid_send(gen_random_uuid()) PLACING
+              substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
+      52, 1), 53, 1), 'hex')::uuid
+$$;
+
+-- The team, the user and the presented token hash of this transaction. A setting that was made local reads
+-- as '' (not NULL) when the pooled connection is used again: nullif makes both mean "none", so no rows.
+CREATE FUNCTION current_team() RETURNS uuid LANGUAGE sql STABLE
+  AS $$ SELECT nullif(current_setting('sfp.team_id', true), '')::uuid $$;
+CREATE FUNCTION current_user_id() RETURNS uuid LANGUAGE sql STABLE
+  AS $$ SELECT nullif(current_setting('sfp.user_id', true), '')::uuid $$;
+CREATE FUNCTION presented_hash() RETURNS bytea LANGUAGE sql STABLE
+  AS $$ SELECT decode(nullif(current_setting('sfp.presented_hash', true), ''), 'hex') $$;
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
+END $$;
+
+------------------------------------------------------------------------------------------------ identity
+
+CREATE TABLE teams (
+  id          uuid PRIMARY KEY DEFAULT uuid7(),
+  slug        text NOT NULL CONSTRAINT teams_slug_unique UNIQUE
+              CONSTRAINT teams_slug_form CHECK (slug ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'),
+  name        text NOT NULL,
+  description text NOT NULL DEFAULT '',
+  created_at  timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE users (
+  id            uuid PRIMARY KEY DEFAULT uuid7(),
+  email         text NOT NULL CONSTRAINT users_email_unique UNIQUE
+                CONSTRAINT users_email_lower CHECK (email = lower(email)),
+  first_name    text NOT NULL DEFAULT '',
+  last_name     text NOT NULL DEFAULT '',
+  password_hash text,
+  created_at    timestamptz NOT NULL DEFAULT now(),
+  disabled_at   timestamptz
+);
+
+CREATE TABLE memberships (
+  team_id    uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
+  user_id    uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+  role       text NOT NULL CONSTRAINT memberships_role CHECK (role IN ('member', 'owner')),
+  created_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (team_id, user_id)
+);
+CREATE INDEX memberships_by_user ON memberships (user_id, created_at);
+
+CREATE TABLE sessions (
+  id           uuid PRIMARY KEY DEFAULT uuid7(),
+  user_id      uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+  created_at   timestamptz NOT NULL DEFAULT now(),
+  last_used_at timestamptz NOT NULL DEFAULT now(),
+  expires_at   timestamptz NOT NULL,
+  revoked_at   timestamptz,
+  address      text NOT NULL DEFAULT '',
+  user_agent   text NOT NULL DEFAULT ''
+);
+CREATE INDEX sessions_by_user ON sessions (user_id);
+
+-- Every refresh token of a session, used or not: the re-use of a used one revokes the session.
+CREATE TABLE refresh_tokens (
+  token_hash bytea PRIMARY KEY,
+  session_id uuid NOT NULL REFERENCES sessions ON DELETE CASCADE,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  expires_at timestamptz NOT NULL,
+  used_at    timestamptz
+);
+CREATE INDEX refresh_tokens_by_session ON refresh_tokens (session_id);
+
+-- Failed guesses per subject (`account:<sha256>`, `address:<ip>`): survive restarts and cache flushes.
+CREATE TABLE login_attempts (
+  subject      text PRIMARY KEY,
+  failures     int NOT NULL,
+  window_start timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE application_tokens (
+  id           uuid PRIMARY KEY DEFAULT uuid7(),
+  team_id      uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
+  name         text NOT NULL CONSTRAINT application_tokens_name CHECK (length(name) BETWEEN 1 AND 200),
+  token_hash   bytea NOT NULL CONSTRAINT application_tokens_hash_unique UNIQUE,
+  scopes       text[] NOT NULL,
+  created_by   uuid NOT NULL REFERENCES users,
+  created_at   timestamptz NOT NULL DEFAULT now(),
+  expires_at   timestamptz NOT NULL,
+  revoked_at   timestamptz,
+  last_used_at timestamptz,
+  CONSTRAINT application_tokens_life CHECK (expires_at <= created_at + interval '365 days 1 hour')
+);
+CREATE INDEX application_tokens_by_team ON application_tokens (team_id, id);
+
+-------------------------------------------------------------------------------------------------- events
+
+-- Numbers rise by one per channel without holes: the channel's row stays locked until the event's
+-- transaction ends, so number n is visible before n+1 is given.
+CREATE TABLE channels (
+  team_id  uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
+  name     text NOT NULL,
+  last_seq bigint NOT NULL,
+  PRIMARY KEY (team_id, name)
+);
+
+CREATE TABLE events (
+  team_id uuid NOT NULL,
+  channel text NOT NULL,
+  seq     bigint NOT NULL,
+  event   text NOT NULL,
+  at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+  data    jsonb NOT NULL,
+  PRIMARY KEY (team_id, channel, seq),
+  FOREIGN KEY (team_id, channel) REFERENCES channels ON DELETE CASCADE
+);
+
+-- Append one event to each of `to_channels` and wake the readers. Call it last in a transaction, and once:
+-- channel rows are locked in the order of their names, so that two transactions cannot deadlock.
+CREATE FUNCTION record_event(to_team uuid, to_channels text[], event_name text, event_data jsonb)
+RETURNS void LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  WITH numbered AS (
+    INSERT INTO channels AS c (team_id, name, last_seq)
+    SELECT to_team, name, 1 FROM (SELECT DISTINCT unnest(to_channels) AS name ORDER BY 1) AS names
+    ON CONFLICT (team_id, name) DO UPDATE SET last_seq = c.last_seq + 1
+    RETURNING name, last_seq
+  ), added AS (
+    INSERT INTO events (team_id, channel, seq, event, data)
+    SELECT to_team, name, last_seq, event_name, event_data FROM numbered
+    RETURNING channel, seq
+  )
+  SELECT pg_notify('sfp_events', to_team || ' ' || seq || ' ' || channel) FROM added
+$$;
+
+-- Append many events of one name to one channel, in order; answers the last number.
+CREATE FUNCTION record_batch(to_team uuid, to_channel text, event_name text, event_data jsonb[])
+RETURNS bigint LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  WITH numbered AS (
+    INSERT INTO channels AS c (team_id, name, last_seq)
+    VALUES (to_team, to_channel, cardinality(event_data))
+    ON CONFLICT (team_id, name) DO UPDATE SET last_seq = c.last_seq + cardinality(event_data)
+    RETURNING last_seq
+  ), added AS (
+    INSERT INTO events (team_id, channel, seq, event, data)
+    SELECT to_team, to_channel, last_seq - cardinality(event_data) + item.number, event_name, item.data
+      FROM numbered, unnest(event_data) WITH ORDINALITY AS item (data, number)
+    RETURNING seq
+  ), told AS (
+    SELECT pg_notify('sfp_events', to_team || ' ' || max(seq) || ' ' || to_channel), max(seq) AS seq FROM added
+  )
+  SELECT seq FROM told
+$$;
+
+--------------------------------------------------------------------------------------------------- tasks
+
+CREATE TABLE queues (
+  name   text PRIMARY KEY CONSTRAINT queues_name CHECK (name IN ('critical', 'normal', 'batch')),
+  slots  int NOT NULL CONSTRAINT queues_slots CHECK (slots BETWEEN 0 AND 1000),
+  paused boolean NOT NULL DEFAULT false
+);
+INSERT INTO queues (name, slots) VALUES ('critical', 1), ('normal', 2), ('batch', 1);
+
+CREATE TABLE dispatchers (
+  id         uuid PRIMARY KEY,
+  host       text NOT NULL,
+  pid        int NOT NULL,
+  runtimes   text[] NOT NULL,
+  isolation  jsonb NOT NULL DEFAULT '{}',
+  started_at timestamptz NOT NULL DEFAULT now(),
+  seen_at    timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE tasks (
+  id                    uuid PRIMARY KEY DEFAULT uuid7(),
+  team_id               uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
+  type                  text NOT NULL,
+  data                  jsonb NOT NULL,
+  priority              text NOT NULL REFERENCES queues (name),
+  schedule_type         text NOT NULL CONSTRAINT tasks_schedule_type
+                        CHECK (schedule_type IN ('immediate', 'scheduled', 'recurring')),
+  labels                jsonb NOT NULL DEFAULT '{}',
+  status                text NOT NULL DEFAULT 'pending' CONSTRAINT tasks_status
+                        CHECK (status IN ('pending', 'active', 'completed', 'failed', 'cancelled')),
+  reason                text DEFAULT 'queued' CONSTRAINT tasks_reason
+                        CHECK (reason IN ('scheduled', 'queued', 'concurrency', 'quota', 'retry', 'paused', 'no_runtime')),
+  reason_detail         text,
+  attempt               int NOT NULL DEFAULT 0,
+  max_attempts          int NOT NULL DEFAULT 1,
+  retry_config          jsonb,
+  timeout_seconds       double precision NOT NULL,
+  queue_timeout_seconds double precision,
+  lease_seconds         double precision NOT NULL,
+  concurrency_key       text,
+  runtime               text,
+  network               text NOT NULL CONSTRAINT tasks_network CHECK (network IN ('none', 'egress')),
+  limits                jsonb NOT NULL DEFAULT '{}',
+  credentials           jsonb NOT NULL DEFAULT '[]',
+  created_by            text NOT NULL,
+  created_by_name       text NOT NULL,
+  request_id            text NOT NULL DEFAULT '',
+  created_at            timestamptz NOT NULL DEFAULT now(),
+  due_at                timestamptz NOT NULL DEFAULT now(),
+  started_at            timestamptz,
+  finished_at           timestamptz,
+  progress              smallint NOT NULL DEFAULT 0 CONSTRAINT tasks_progress CHECK (progress BETWEEN 0 AND 100),
+  step                  text NOT NULL DEFAULT '',
+  error                 jsonb,
+  result                jsonb,
+  cancel_requested_at   timestamptz,
+  cancelled_by          text,
+  retry_of              uuid,
+  UNIQUE (team_id, id),
+  -- A pending task always says why, and only a pending one waits.
+  CONSTRAINT tasks_pending_has_reason CHECK ((status = 'pending') = (reason IS NOT NULL)),
+  CONSTRAINT tasks_final_has_time CHECK ((status IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
+  CONSTRAINT tasks_failed_has_error CHECK (status <> 'failed' OR error IS NOT NULL)
+);
+CREATE INDEX tasks_waiting ON tasks (priority, due_at, id) WHERE status = 'pending';
+CREATE INDEX tasks_active ON tasks (priority) WHERE status = 'active';
+CREATE INDEX tasks_by_team ON tasks (team_id, id DESC);
+CREATE INDEX tasks_by_team_status ON tasks (team_id, status, id DESC);
+CREATE INDEX tasks_labels ON tasks USING gin (labels jsonb_path_ops);
+
+-- Final is final, whoever asks.
+CREATE FUNCTION tasks_keep_final() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF OLD.status IN ('completed', 'failed', 'cancelled') AND NEW.status IS DISTINCT FROM OLD.status THEN
+    RAISE EXCEPTION 'task % is final', OLD.id USING ERRCODE = 'restrict_violation', CONSTRAINT = 'tasks_final_is_final';
+  END IF;
+  IF NEW.attempt < OLD.attempt THEN
+    RAISE EXCEPTION 'the attempt of task % only rises', OLD.id USING ERRCODE = 'restrict_violation',
+      CONSTRAINT = 'tasks_attempt_rises';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER tasks_keep_final BEFORE UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION tasks_keep_final();
+
+CREATE TABLE attempts (
+  task_id          uuid NOT NULL,
+  attempt          int NOT NULL,
+  team_id          uuid NOT NULL,
+  queue            text NOT NULL,
+  status           text NOT NULL DEFAULT 'active' CONSTRAINT attempts_status
+                   CHECK (status IN ('active', 'completed', 'failed', 'cancelled', 'lost')),
+  dispatcher_id    uuid NOT NULL,
+  runtime          text NOT NULL,
+  handle           text,
+  lease_expires_at timestamptz NOT NULL,
+  started_at       timestamptz NOT NULL DEFAULT now(),
+  ended_at         timestamptz,
+  exit_code        int,
+  signal           int,
+  error            jsonb,
+  usage            jsonb,
+  PRIMARY KEY (task_id, attempt),
+  FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE
+);
+-- One task runs once at a time, whatever the code believes.
+CREATE UNIQUE INDEX attempts_one_active ON attempts (task_id) WHERE status = 'active';
+CREATE INDEX attempts_leases ON attempts (lease_expires_at) WHERE status = 'active';
+
+CREATE TABLE artifacts (
+  id           uuid PRIMARY KEY DEFAULT uuid7(),
+  team_id      uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
+  task_id      uuid,
+  attempt      int,
+  name         text NOT NULL,
+  size         bigint NOT NULL,
+  sha256       text NOT NULL,
+  content_type text NOT NULL DEFAULT 'application/octet-stream',
+  created_by   text NOT NULL,
+  created_at   timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT artifacts_kept_once UNIQUE (task_id, attempt, name),
+  FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE
+);
+CREATE INDEX artifacts_by_team ON artifacts (team_id, id);
+
+CREATE TABLE idempotency_keys (
+  team_id    uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
+  actor      text NOT NULL,
+  key        text NOT NULL CONSTRAINT idempotency_keys_length CHECK (length(key) BETWEEN 1 AND 255),
+  body_hash  bytea NOT NULL,
+  status     int NOT NULL,
+  response   jsonb NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (team_id, actor, key)
+);
+
+--------------------------------------------------------------------------------------------- credentials
+
+CREATE TABLE secrets (
+  id          uuid PRIMARY KEY DEFAULT uuid7(),
+  team_id     uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
+  name        text NOT NULL CONSTRAINT secrets_name CHECK (name ~ '^[A-Za-z_][A-Za-z0-9_.-]{0,127}$'),
+  version     int NOT NULL DEFAULT 1,
+  key_version int NOT NULL,
+  sealed_key  bytea NOT NULL,
+  ciphertext  bytea NOT NULL,
+  created_by  text NOT NULL,
+  created_at  timestamptz NOT NULL DEFAULT now(),
+  updated_at  timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT secrets_name_unique UNIQUE (team_id, name)
+);
+
+CREATE TABLE worker_tickets (
+  token_hash bytea PRIMARY KEY,
+  team_id    uuid NOT NULL,
+  task_id    uuid NOT NULL,
+  attempt    int NOT NULL,
+  expires_at timestamptz NOT NULL,
+  drawn_at   timestamptz,
+  FOREIGN KEY (task_id, attempt) REFERENCES attempts ON DELETE CASCADE,
+  FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE,
+  CONSTRAINT worker_tickets_one_per_attempt UNIQUE (task_id, attempt)
+);
+
+CREATE TABLE leases (
+  id         uuid PRIMARY KEY DEFAULT uuid7(),
+  team_id    uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
+  task_id    uuid NOT NULL,
+  attempt    int NOT NULL,
+  kind       text NOT NULL,
+  name       text NOT NULL,
+  version    int NOT NULL,
+  leased_at  timestamptz NOT NULL DEFAULT now(),
+  ended_at   timestamptz,
+  FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE
+);
+CREATE INDEX leases_by_task ON leases (task_id, attempt);
+
+CREATE TABLE audit_log (
+  id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  team_id    uuid,
+  at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+  actor      text NOT NULL,
+  action     text NOT NULL,
+  subject    text NOT NULL,
+  detail     jsonb NOT NULL DEFAULT '{}',
+  request_id text NOT NULL DEFAULT ''
+);
+CREATE INDEX audit_log_by_team ON audit_log (team_id, id);
+CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE ON audit_log
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER audit_log_never_truncated BEFORE TRUNCATE ON audit_log
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+---------------------------------------------------------------------------------------- row-level security
+
+-- Every table with a team is closed by default, to its owner too; each role then gets what it needs.
+DO $$
+DECLARE
+  name text;
+BEGIN
+  FOREACH name IN ARRAY ARRAY['memberships', 'application_tokens', 'channels', 'events', 'tasks', 'attempts', 'artifacts',
+                              'idempotency_keys', 'secrets', 'worker_tickets', 'leases', 'audit_log'] LOOP
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
+    EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
+  END LOOP;
+  -- An actor of the API sees and writes the rows of its own team.
+  FOREACH name IN ARRAY ARRAY['memberships', 'application_tokens', 'channels', 'events', 'tasks', 'attempts', 'artifacts',
+                              'idempotency_keys', 'secrets', 'leases', 'audit_log'] LOOP
+    EXECUTE format('CREATE POLICY %I ON %I TO sfp_api USING (team_id = current_team()) WITH CHECK (team_id = current_team())',
+                   name || '_of_own_team', name);
+  END LOOP;
+  -- The dispatcher and the broker write inside the team of the task that they serve.
+  FOREACH name IN ARRAY ARRAY['channels', 'events', 'artifacts', 'worker_tickets', 'leases', 'audit_log'] LOOP
+    EXECUTE format('CREATE POLICY %I ON %I TO sfp_dispatcher USING (team_id = current_team()) WITH CHECK (team_id = current_team())',
+                   name || '_of_served_team', name);
+  END LOOP;
+END $$;
+
+ALTER TABLE teams ENABLE ROW LEVEL SECURITY;
+ALTER TABLE teams FORCE ROW LEVEL SECURITY;
+CREATE POLICY teams_of_actor ON teams TO sfp_api
+  USING (id = current_team() OR id IN (SELECT team_id FROM memberships WHERE user_id = current_user_id()))
+  WITH CHECK (true);
+
+-- Before there is a team: a user finds the own memberships, a bearer finds the token it presents.
+CREATE POLICY memberships_of_oneself ON memberships FOR SELECT TO sfp_api USING (user_id = current_user_id());
+CREATE POLICY application_tokens_presented ON application_tokens FOR SELECT TO sfp_api
+  USING (token_hash = presented_hash());
+CREATE POLICY application_tokens_used ON application_tokens FOR UPDATE TO sfp_api
+  USING (token_hash = presented_hash()) WITH CHECK (token_hash = presented_hash());
+-- Sign-ins happen before there is a team.
+CREATE POLICY audit_log_without_team ON audit_log FOR INSERT TO sfp_api WITH CHECK (team_id IS NULL);
+
+-- The dispatcher serves all teams; which columns it may change is a matter of grants.
+CREATE POLICY tasks_all ON tasks TO sfp_dispatcher USING (true) WITH CHECK (true);
+CREATE POLICY attempts_all ON attempts TO sfp_dispatcher USING (true) WITH CHECK (true);
+CREATE POLICY artifacts_read ON artifacts FOR SELECT TO sfp_dispatcher USING (true);
+
+-- The broker learns the team from the ticket, then acts inside it.
+CREATE POLICY worker_tickets_presented ON worker_tickets TO sfp_broker
+  USING (token_hash = presented_hash()) WITH CHECK (token_hash = presented_hash());
+CREATE POLICY attempts_of_team ON attempts FOR SELECT TO sfp_broker USING (team_id = current_team());
+CREATE POLICY tasks_of_team ON tasks FOR SELECT TO sfp_broker USING (team_id = current_team());
+CREATE POLICY secrets_of_team ON secrets FOR SELECT TO sfp_broker USING (team_id = current_team());
+CREATE POLICY leases_of_team ON leases FOR INSERT TO sfp_broker WITH CHECK (team_id = current_team());
+CREATE POLICY audit_log_of_team ON audit_log FOR INSERT TO sfp_broker WITH CHECK (team_id = current_team());
+
+CREATE POLICY events_relayed ON events FOR SELECT TO sfp_deliverer USING (true);
+CREATE POLICY channels_relayed ON channels FOR SELECT TO sfp_deliverer USING (true);
+
+-------------------------------------------------------------------------------------------------- grants
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON teams, users, memberships, sessions, refresh_tokens, login_attempts TO sfp_api;
+GRANT SELECT, INSERT, UPDATE ON application_tokens TO sfp_api;
+GRANT SELECT, INSERT, UPDATE ON channels TO sfp_api;
+GRANT SELECT, INSERT ON events TO sfp_api;
+GRANT UPDATE (data) ON events TO sfp_api;  -- deleted log lines keep their number
+GRANT SELECT, INSERT ON tasks TO sfp_api;
+GRANT UPDATE (status, reason, reason_detail, finished_at, cancel_requested_at, cancelled_by, error) ON tasks TO sfp_api;
+GRANT SELECT ON attempts, queues, dispatchers, leases TO sfp_api;
+GRANT UPDATE ON queues TO sfp_api;
+GRANT SELECT, INSERT, DELETE ON artifacts, idempotency_keys TO sfp_api;
+-- A stored secret can be replaced but not read back: no SELECT on what is sealed.
+GRANT SELECT (id, team_id, name, version, key_version, created_by, created_at, updated_at), INSERT, DELETE,
+      UPDATE (version, key_version, sealed_key, ciphertext, created_by, updated_at) ON secrets TO sfp_api;
+GRANT SELECT, INSERT ON audit_log TO sfp_api;
+
+GRANT SELECT, UPDATE ON queues TO sfp_dispatcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON dispatchers TO sfp_dispatcher;
+GRANT SELECT ON tasks TO sfp_dispatcher;
+GRANT UPDATE (status, reason, reason_detail, attempt, due_at, started_at, finished_at, progress, step, error, result)
+   ON tasks TO sfp_dispatcher;
+GRANT SELECT, INSERT, UPDATE ON attempts, channels TO sfp_dispatcher;
+GRANT SELECT, INSERT ON events, artifacts TO sfp_dispatcher;
+GRANT SELECT, INSERT, DELETE ON worker_tickets TO sfp_dispatcher;
+GRANT SELECT ON leases TO sfp_dispatcher;
+GRANT UPDATE (ended_at) ON leases TO sfp_dispatcher;
+
+GRANT SELECT, UPDATE (drawn_at) ON worker_tickets TO sfp_broker;
+GRANT SELECT (task_id, attempt, team_id, status, lease_expires_at) ON attempts TO sfp_broker;
+GRANT SELECT (id, team_id, attempt, status, credentials, created_by) ON tasks TO sfp_broker;
+GRANT SELECT ON secrets TO sfp_broker;
+GRANT INSERT ON leases, audit_log TO sfp_broker;
+
+GRANT SELECT ON events, channels TO sfp_deliverer;
+
+RESET ROLE;
+RESET search_path;
