@@ -176,11 +176,24 @@ class Settings:
         host = parts.netloc.rpartition("@")[2]
         return urlunsplit(parts._replace(netloc=f"{role}:{password}@{host}"))
 
+    def admin_url(self) -> str:
+        """Connection URL for migrations: the embedded server's superuser, or `database.url` as it was given.
+
+        `init` keeps an external URL's password out of config.json: the whole URL is the secret `database-url`.
+        """
+        if self.database_url is None:
+            return self.role_url("postgres")
+        return self._whole("database-url", self.database_url)
+
     def cache_connection_url(self) -> str:
-        """URL of Valkey: the embedded one's unix socket with its password, or `cache.url`."""
+        """URL of Valkey: the embedded one's unix socket with its password, or `cache.url` (secret `cache-url`)."""
         if self.cache_url is not None:
-            return self.cache_url
+            return self._whole("cache-url", self.cache_url)
         return f"unix://:{quote(self.secret('valkey'), safe='')}@{self.run_directory / 'valkey.sock'}"
+
+    def _whole(self, name: str, url: str) -> str:
+        """The secret file's URL where there is one: the same URL with its password."""
+        return self.secret(name) if (self.directory / "secrets" / name).is_file() else url
 
 
 def _from_file(path: Path, known: Mapping[str, "Field[Any]"]) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,61 @@
+"""The secrets of an instance: made once by `init`, one private file each in `secrets/`."""
+
+import secrets as random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfp_server.instance.place import Place, make_directory, write
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+ROLES = ("postgres", "sfp_migrator", "sfp_api", "sfp_dispatcher", "sfp_broker", "sfp_deliverer")
+PASSWORDS = (*(f"db-{role}" for role in ROLES), "valkey")
+#: what an instance cannot start without
+REQUIRED = (*PASSWORDS, "jwt-signing.pem", "vault-private.pem", "vault-public.pem", "audit-key")
+
+
+def make_secrets(at: Place) -> None:
+    """Write every secret of REQUIRED, fresh."""
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    make_directory(at.secrets)
+    for name in PASSWORDS:
+        write(at.secrets / name, random.token_urlsafe(32))
+    write(at.secrets / "audit-key", random.token_hex(32))
+    write(at.secrets / "jwt-signing.pem", _private_pem(generate_private_key(SECP256R1())))
+    vault = X25519PrivateKey.generate()
+    write(at.secrets / "vault-private.pem", _private_pem(vault))
+    write(at.secrets / "vault-public.pem", _public_pem(vault))
+
+
+def missing(at: Place) -> list[str]:
+    """Names of required secret files that are not there or empty."""
+    return [name for name in REQUIRED if not _has_text(at.secrets / name)]
+
+
+def owner_password() -> str:
+    """A password for a person to copy once: 24 characters, 143 bits."""
+    alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789-_."
+    return "".join(random.choice(alphabet) for _ in range(24))
+
+
+def _has_text(path: Path) -> bool:
+    try:
+        return bool(path.read_text().strip())
+    except OSError:
+        return False
+
+
+def _private_pem(key: "EllipticCurvePrivateKey | X25519PrivateKey") -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _public_pem(key: "X25519PrivateKey") -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
