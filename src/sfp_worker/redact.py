@@ -1,0 +1,179 @@
+r"""Replaces credential values in a byte stream, whatever way they are written and wherever it is cut.
+
+Every value is searched raw, as base64 (standard and URL-safe, at each of the three alignments),
+URL-escaped, JSON-escaped and in hex; values of several lines also line by line. Values below
+`SHORTEST` bytes are not searched: they would hide half of the output.
+
+    redactor = Redactor(["s3cret"])
+    stream = redactor.stream()
+    stream.feed(b"token=s3c") + stream.feed(b"ret!\n") + stream.finish()  # token=***!\n
+
+Between two calls only bytes that may still become a value are held back.
+"""
+
+import base64
+import json
+import urllib.parse
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+MASK = b"***"
+#: bytes of the shortest value that is searched
+SHORTEST = 3
+#: bytes of the shortest line of a longer value, and of the shortest encoded form
+SHORTEST_LINE = 8
+SHORTEST_ENCODED = 4
+
+
+def _base64_forms(value: bytes) -> Iterator[bytes]:
+    """What `value` looks like inside longer base64, at each alignment, and by itself, also wrapped."""
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        whole = encode(value).rstrip(b"=")
+        yield whole
+        for width in (76, 64):
+            yield from (whole[at : at + width] for at in range(0, len(whole), width) if len(whole) > width)
+        for pad, dropped in ((0, 0), (1, 2), (2, 3)):
+            text = encode(b"\0" * pad + value).rstrip(b"=")
+            # The first and the last character also carry bits of the neighbours.
+            mixed = 1 if (pad + len(value)) % 3 else 0
+            yield text[dropped : len(text) - mixed]
+
+
+def _escaped_forms(value: bytes) -> Iterator[bytes]:
+    for safe in ("", "/"):
+        quoted = urllib.parse.quote_from_bytes(value, safe=safe).encode()
+        yield quoted
+        yield quoted.replace(b"%20", b"+")
+        yield urllib.parse.quote_from_bytes(value, safe=safe + "!*'()").encode()  # encodeURIComponent
+    text = value.decode("utf-8", "replace")
+    for ascii_only in (True, False):
+        escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "replace")
+        yield escaped
+        yield escaped.replace(b"/", b"\\/")
+    yield value.hex().encode()
+    yield value.hex().upper().encode()
+
+
+def _lower_escapes(form: bytes) -> bytes:
+    """`%2F` as `%2f`, which some programs write."""
+    parts = form.split(b"%")
+    return b"%".join([parts[0], *(part[:2].lower() + part[2:] for part in parts[1:])])
+
+
+def patterns(values: Iterable[str]) -> list[bytes]:
+    """Every byte sequence to replace for these values, longest first."""
+    found: set[bytes] = set()
+    for text in values:
+        whole = text.encode("utf-8", "surrogateescape")
+        for value in {whole, whole.strip()}:
+            if len(value) < SHORTEST:
+                continue
+            found.add(value)
+            encoded = [*_base64_forms(value), *_escaped_forms(value)]
+            found.update(form for form in encoded if len(form) >= SHORTEST_ENCODED)
+            found.update(_lower_escapes(form) for form in encoded if b"%" in form)
+            for line in value.splitlines():
+                found.update(form for form in (line, line.strip()) if len(form) >= SHORTEST_LINE)
+    return sorted(found, key=lambda form: (-len(form), form))
+
+
+class Redactor:
+    """Knows the values; makes streams, which know where they are."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self._patterns = patterns(values)
+
+    def stream(self) -> "RedactedStream":
+        return RedactedStream(self._patterns)
+
+    def text(self, text: str) -> str:
+        """A whole text, redacted."""
+        if not self._patterns:
+            return text
+        stream = self.stream()
+        data = stream.feed(text.encode("utf-8", "surrogateescape")) + stream.finish()
+        return data.decode("utf-8", "replace")
+
+    def value(self, value: Any) -> Any:
+        """A JSON value with every string in it redacted, keys included; two equal keys: the last wins."""
+        if not self._patterns:
+            return value
+        match value:
+            case str():
+                return self.text(value)
+            case list():
+                items: list[Any] = value  # pyright: ignore[reportUnknownVariableType] (JSON)
+                return [self.value(item) for item in items]
+            case dict():
+                entries: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] (JSON)
+                return {self.text(key): self.value(item) for key, item in entries.items()}
+            case int() | float() if not isinstance(value, bool):
+                text = str(value)
+                return value if self.text(text) == text else MASK.decode()
+            case _:
+                return value
+
+
+class RedactedStream:
+    """One stream of bytes; not to be shared between streams."""
+
+    def __init__(self, forms: list[bytes]) -> None:
+        self._patterns = forms
+        self._longest = len(forms[0]) if forms else 0
+        self._carry = b""
+        #: so many bytes at the start of the carry belong to a value that is already masked
+        self._masked = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """What can be shown after `data`."""
+        if not self._patterns:
+            return data
+        buffer = self._carry + data
+        return self._emit(buffer, upto=self._hold_from(buffer))
+
+    def finish(self) -> bytes:
+        """What was held back. No value was completed, so none is shown."""
+        return self._emit(self._carry, upto=len(self._carry))
+
+    def _hold_from(self, buffer: bytes) -> int:
+        """Where the longest end of `buffer` starts that may still grow into a value."""
+        hold = len(buffer)
+        for form in self._patterns:
+            at = max(0, len(buffer) - len(form) + 1)
+            while (at := buffer.find(form[:1], at, hold)) >= 0:
+                if form.startswith(buffer[at:]):
+                    hold = at
+                    break
+                at += 1
+        return hold
+
+    def _emit(self, buffer: bytes, *, upto: int) -> bytes:
+        shown: list[bytes] = []
+        cursor = self._masked
+        for start, end in self._spans(buffer):
+            if start >= upto:
+                break
+            if start >= cursor:
+                shown.extend((buffer[cursor:start], MASK))
+            cursor = max(cursor, end)
+        shown.append(buffer[cursor:upto])
+        self._carry = buffer[upto:]
+        self._masked = max(0, cursor - upto)
+        return b"".join(shown)
+
+    def _spans(self, buffer: bytes) -> list[tuple[int, int]]:
+        """Where values are, in order, overlapping and touching ones merged."""
+        spans: list[tuple[int, int]] = []
+        for form in self._patterns:
+            at = buffer.find(form)
+            while at >= 0:
+                spans.append((at, at + len(form)))
+                at = buffer.find(form, at + 1)
+        spans.sort()
+        merged: list[tuple[int, int]] = []
+        for start, end in spans:
+            if merged and start < merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((start, end))
+        return merged
