@@ -45,5 +45,7 @@ def _package(name: str) -> Path:
 
 def _existing(program: Path) -> Path:
     if not program.is_file():
-        raise InstanceError(f"{program.name} is not available for this machine ({platform.machine()}): use external ones")
+        raise InstanceError(
+            f"{program.name} is not available for this machine ({platform.machine()}): use external ones"
+        )
     return program

@@ -1,11 +1,11 @@
 """Which TCP ports are free, and who holds those that are not."""
 
 import errno
+import os
 import socket
 import time
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
-import os
 
 from sfp_server.instance.problem import InstanceError
 
@@ -41,7 +41,7 @@ def holder(port: int) -> str | None:
 
     try:
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1] == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and tuple(connection.laddr)[1:] == (port,) and connection.pid:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     except psutil.Error:
         return None

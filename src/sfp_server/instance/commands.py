@@ -1,0 +1,243 @@
+"""The command-line skin of this package: `register` adds the instance commands to the root program.
+
+Imports happen inside the commands: the CLI must start quickly for the commands that need none of this.
+"""
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+Tenant = Annotated[str, typer.Option("--tenant", "-t", help="Name of the instance.")]
+BaseDir = Annotated[Path, typer.Option("--base-dir", help="Where instances live.", envvar="SFP_BASE_DIR")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+BASE = Path("sfp-server")
+
+
+def register(app: typer.Typer) -> None:
+    """Add init, start, stop, status, logs, list, migrate, doctor and demo to `app`."""
+    for command in (init, start, stop, status, logs, migrate, doctor, demo):
+        app.command()(command)
+    app.command("list")(list_instances)
+
+
+def init(
+    tenant: Annotated[str, typer.Option("--tenant", "-t", help="Name of the organization: a-z, 0-9, hyphen.")],
+    *,
+    mode: Annotated[Literal["dev", "prod"] | None, typer.Option(help="dev listens on 127.0.0.1 only.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Host name that clients use.")] = None,
+    worker_counts: Annotated[str | None, typer.Option(help="Slots: critical,normal,batch, as in 1,2,1.")] = None,
+    base_dir: BaseDir = BASE,
+    driver: Annotated[Literal["local", "compose"], typer.Option(help="How services are run.")] = "local",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="HTTPS port of the edge.")] = None,
+    api_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Loopback port of the API.")] = None,
+    config_file: Annotated[Path | None, typer.Option(help="config.json to begin with; the older form too.")] = None,
+    no_caddy: Annotated[bool, typer.Option("--no-caddy", help="No edge of our own (behind another proxy).")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an instance; the old one is kept aside.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make an instance: its directory, keys, database and first owner.
+
+    Example: sfp-server init --tenant acme && sfp-server start -t acme
+    """
+    from sfp_server.instance import configuration, create
+
+    with _told():
+        if driver == "compose":
+            raise _problem("the driver 'compose' is not in this release: use --driver local")
+        flags = {
+            "mode": mode,
+            "domain": domain,
+            "workerCounts": worker_counts,
+            "port": port,
+            "apiPort": api_port,
+            "caddy": False if no_caddy else None,
+        }
+        wish = configuration.wanted(flags, config_file, os.environ)
+        made = create.create(base_dir, tenant, wish, force=force, environ=os.environ, say=_say)
+    if made.replaced:
+        _say(f"the instance that was there is now {made.replaced}")
+    _print(
+        as_json,
+        {
+            "tenant": made.tenant,
+            "url": made.url,
+            "apiUrl": made.api_url,
+            "admin": {"email": made.email, "password": made.password},
+            "directory": str(made.directory),
+        },
+        f"{made.directory}\n\nurl       {made.url}\nemail     {made.email}\npassword  {made.password}\n\n"
+        f"The password is shown this once. Next: sfp-server start -t {made.tenant}{_base_flag(base_dir)}",
+    )
+
+
+def start(
+    tenant: Tenant,
+    *,
+    daemon: Annotated[bool, typer.Option("--daemon", help="Accepted; services always run in the background.")] = False,
+    base_dir: BaseDir = BASE,
+    as_json: Json = False,
+) -> None:
+    """Start an instance and wait until it is healthy."""
+    from sfp_server.instance import place
+    from sfp_server.instance import start as starting
+
+    del daemon
+    with _told():
+        done = starting.start(place.existing(base_dir, tenant), base_dir, os.environ, _say)
+    _print(
+        as_json,
+        {
+            "tenant": done.tenant,
+            "status": "running",
+            "url": done.url,
+            "apiUrl": done.api_url,
+            "alreadyRunning": done.already,
+            "seconds": done.seconds,
+            "services": done.services,
+        },
+        f"{tenant} was running already: {done.url}"
+        if done.already
+        else f"{tenant} is running: {done.url}  ({done.seconds:.1f} s)",
+    )
+
+
+def stop(
+    tenant: Tenant,
+    *,
+    cut: Annotated[bool, typer.Option("--force", "-f", help="Do not wait for running tasks.")] = False,
+    base_dir: BaseDir = BASE,
+    as_json: Json = False,
+) -> None:
+    """Stop an instance: running tasks end first (up to 30 s), then the services. Twice is fine."""
+    from sfp_server.instance import place
+    from sfp_server.instance import stop as stopping
+
+    with _told():
+        ran = stopping.stop(place.existing(base_dir, tenant), cut=cut)
+    _print(
+        as_json,
+        {"tenant": tenant, "status": "stopped", "wasRunning": ran},
+        f"{tenant} is stopped" if ran else f"{tenant} was not running",
+    )
+
+
+def status(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -> None:
+    """What runs, how well, and which walls stand between tasks and this machine."""
+    from sfp_server.instance import place
+    from sfp_server.instance import status as reporting
+
+    with _told():
+        report = reporting.status(place.existing(base_dir, tenant), os.environ)
+    if as_json:
+        _print(True, report, "")
+    else:
+        reporting.show(report)
+
+
+def logs(
+    tenant: Tenant,
+    *,
+    service: Annotated[str | None, typer.Option("--service", "-s", help="One service only.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
+    tail: Annotated[int, typer.Option(min=0, help="So many last lines of each service.")] = 100,
+    base_dir: BaseDir = BASE,
+    as_json: Json = False,
+) -> None:
+    """Show the services' logs. With --json one array; with --follow --json one object a line, without end."""
+    from sfp_server.instance import logs as reading
+    from sfp_server.instance import place
+
+    with _told():
+        at = place.existing(base_dir, tenant)
+        reading.show(at, service, tail=tail, follow=follow, as_json=as_json)
+
+
+def list_instances(*, base_dir: BaseDir = BASE, as_json: Json = False) -> None:
+    """List the instances below the base directory."""
+    from sfp_server.instance import status as reporting
+
+    with _told():
+        found = reporting.overview(base_dir, os.environ)
+    lines = [f"{item['tenant']:<20} {item['status']:<8} {item['url']}" for item in found]
+    _print(as_json, found, "\n".join(lines) or "no instance here: run `sfp-server init --tenant NAME`")
+
+
+def migrate(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -> None:
+    """Bring the database schema of a running instance to this release; `start` does so by itself."""
+    from sfp_server.instance import place, schema, supervisor
+
+    with _told():
+        at = place.existing(base_dir, tenant)
+        if not supervisor.Supervisor(at).is_alive():
+            raise _problem(f"{tenant} is not running: `sfp-server start -t {tenant}` migrates by itself")
+        schema.migrate(at)
+    _print(as_json, {"tenant": tenant, "status": "current"}, f"the schema of {tenant} is current")
+
+
+def doctor(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -> None:
+    """Find what is wrong with this machine or instance, and say how to mend it."""
+    from sfp_server.instance import doctor as examining
+    from sfp_server.instance import place
+
+    with _told():
+        findings = examining.examine(place.existing(base_dir, tenant), os.environ)
+    if as_json:
+        _print(True, [finding.as_json() for finding in findings], "")
+    else:
+        examining.show(findings)
+    if any(finding.state == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+def demo(*, keep: Annotated[bool, typer.Option(help="Keep the directory for a look.")] = False) -> None:
+    """See it work: a throw-away instance runs a real job on a real repository in a sandbox, and is removed."""
+    from sfp_server.instance import demo as showing
+
+    with _told():
+        worked = showing.run(keep=keep)
+    if not worked:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Private files whatever the umask, and expected failures as one sentence with the contract's exit status."""
+    from sfp_server.instance.problem import InstanceError
+
+    os.umask(0o077)
+    try:
+        yield
+    except InstanceError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        typer.echo(f"Error: {error.strerror or error}{where}: check the disk and its permissions", err=True)
+        raise typer.Exit(1) from None
+
+
+def _problem(message: str) -> Exception:
+    from sfp_server.instance.problem import InstanceError
+
+    return InstanceError(message)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _print(as_json: bool, value: Any, text: str) -> None:
+    if as_json:
+        import json
+
+        text = json.dumps(value)
+    sys.stdout.write(text + "\n")
+
+
+def _base_flag(base: Path) -> str:
+    return "" if base == BASE else f" --base-dir {base}"
