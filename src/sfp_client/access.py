@@ -1,0 +1,104 @@
+"""Sign-in, application tokens, secrets and health."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+from urllib.parse import quote
+from uuid import uuid4
+
+from sfp_client.renewal import Memory, SignIn
+from sfp_client.shapes import ApplicationToken, TokenPair
+from sfp_client.transport import Transport
+
+
+class Auth:
+    """Sign in and out."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def login(self, email: str, password: str) -> TokenPair:
+        """Sign in; this client goes on as that user and renews its token by itself. Raises NotSignedIn."""
+        body = {"email": email, "password": password}
+        pair = cast("TokenPair", self._transport.json("POST", "/auth/admin/login", body=body, anonymous=True))
+        self._transport.source = SignIn(Memory(pair), self.exchange)
+        return pair
+
+    def exchange(self, refresh_token: str) -> TokenPair:
+        """Use up a refresh token for a new pair. Raises NotSignedIn."""
+        body = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        return cast("TokenPair", self._transport.json("POST", "/auth/token", body=body, anonymous=True))
+
+    def logout(self) -> None:
+        """End the session on the server: its tokens open nothing any more."""
+        self._transport.json("POST", "/auth/logout")
+
+    def me(self) -> dict[str, Any]:
+        """The signed-in user with its teams and roles."""
+        return self._transport.json("GET", "/users/me")
+
+
+class ApplicationTokens:
+    """Machine identities of the team; owners only."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self, name: str, *, expires_in: int | None = None, scopes: Sequence[str] | None = None
+    ) -> ApplicationToken:
+        """`expires_in` in days. The answer holds the token's text, for the only time."""
+        body: dict[str, Any] = {"name": name}
+        if expires_in is not None:
+            body["expiresIn"] = expires_in
+        if scopes:
+            body["scopes"] = list(scopes)
+        # no Idempotency-Key: a replayed answer would have to hold the token, which the server does not keep
+        return self._transport.json("POST", "/application-tokens", body=body)
+
+    def list(self) -> list[ApplicationToken]:
+        return cast("list[ApplicationToken]", self._transport.items("/application-tokens"))
+
+    def revoke(self, token_id: str) -> None:
+        """At once, everywhere."""
+        self._transport.json("DELETE", f"/application-tokens/{quote(token_id, safe='')}")
+
+
+class Secrets:
+    """Secrets of the team: stored, replaced, deleted, never read back."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def set(self, name: str, value: str) -> dict[str, Any]:
+        return self._transport.json("PUT", f"/secrets/{quote(name, safe='')}", body={"value": value})
+
+    def list(self) -> list[dict[str, Any]]:
+        """Names, versions, times."""
+        return self._transport.items("/secrets")
+
+    def delete(self, name: str) -> None:
+        self._transport.json("DELETE", f"/secrets/{quote(name, safe='')}")
+
+
+class Health:
+    """How the server is."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def about(self) -> dict[str, Any]:
+        """Name and versions; public."""
+        return self._transport.json("GET", "", anonymous=True)
+
+    def ping(self) -> dict[str, Any]:
+        """Public."""
+        return self._transport.json("GET", "/ping", anonymous=True)
+
+    def details(self) -> dict[str, Any]:
+        """Components, queues, workers, resources; needs a sign-in."""
+        return self._transport.json("GET", "/health")
+
+
+def new_key() -> str:
+    """An Idempotency-Key: one per thing that is to be created, the same for every try."""
+    return str(uuid4())

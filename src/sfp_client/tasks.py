@@ -1,0 +1,173 @@
+"""Tasks: submit, look, follow, wait, cancel."""
+
+import builtins
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from sfp_client.access import new_key
+from sfp_client.errors import ApiError, TimedOut
+from sfp_client.live import PAGE, Event, Follower
+from sfp_client.shapes import FINAL, LogEntry, Page, Priority, Submitted, TaskResult, TaskStatus
+from sfp_client.transport import Transport, given
+
+#: events after which a task's channel tells nothing more
+FINAL_EVENTS = frozenset(f"task.{status}" for status in FINAL)
+
+
+class Tasks:
+    """The tasks of the team."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def submit(
+        self,
+        kind: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        priority: Priority | None = None,
+        credentials: Sequence[Mapping[str, Any]] | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+        network: str | None = None,
+        runtime: str | None = None,
+        limits: Mapping[str, int] | None = None,
+        retry: Mapping[str, Any] | None = None,
+        concurrency_key: str | None = None,
+        key: str | None = None,
+    ) -> Submitted:
+        """Submit a task. Tried again until the server took it, and it takes it once.
+
+        Args:
+            kind: the task type, as in `command`.
+            data: its input; see `types()`.
+            credentials: as in `{"type": "secret", "name": "NPM_TOKEN", "env": "NPM_TOKEN"}`.
+            network: `none` or `egress`.
+            retry: `retryConfig` of the API.
+            key: the Idempotency-Key; one is made when it is not given.
+        """
+        body: dict[str, Any] = {
+            "type": kind,
+            "data": dict(data or {}),
+            **given(
+                {
+                    "priority": priority,
+                    "credentials": [dict(item) for item in credentials] if credentials else None,
+                    "labels": dict(labels) if labels else None,
+                    "timeoutSeconds": timeout_seconds,
+                    "network": network,
+                    "runtime": runtime,
+                    "limits": dict(limits) if limits else None,
+                    "retryConfig": dict(retry) if retry else None,
+                    "concurrencyKey": concurrency_key,
+                }
+            ),
+        }
+        return self._transport.json("POST", "/tasks", body=body, key=key or new_key())
+
+    def list(
+        self,
+        *,
+        status: str | None = None,
+        kind: str | None = None,
+        priority: str | None = None,
+        label: str | None = None,
+        created_after: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page:
+        """One page, newest first; `label` as `key:value`."""
+        params = {
+            "status": status,
+            "type": kind,
+            "priority": priority,
+            "label": label,
+            "createdAfter": created_after,
+            "limit": limit,
+            "cursor": cursor,
+        }
+        return self._transport.json("GET", "/tasks", params=params)
+
+    def get(self, operation_id: str) -> dict[str, Any]:
+        """Everything that is known of a task."""
+        return self._transport.json("GET", _path(operation_id))
+
+    def status(self, operation_id: str) -> TaskStatus:
+        return self._transport.json("GET", _path(operation_id) + "/status")
+
+    def result(self, operation_id: str) -> TaskResult:
+        """Status and result. Raises ApiError `not_finished` (409) before there is one."""
+        return self._transport.json("GET", _path(operation_id) + "/result")
+
+    def cancel(self, operation_id: str) -> dict[str, Any]:
+        """Raises ApiError `already_final` (409)."""
+        return self._transport.json("DELETE", _path(operation_id))
+
+    def types(self) -> builtins.list[dict[str, Any]]:
+        """The task types, each with the JSON Schema of its `data`."""
+        return self._transport.json("GET", "/tasks/types")["items"]
+
+    def logs(self, operation_id: str, *, after: int = 0) -> Generator[LogEntry]:
+        """The lines that there are now, in order; page by page."""
+        while True:
+            params = {"after": after, "limit": PAGE}
+            entries = self._transport.json("GET", f"/logs/{quote(operation_id, safe='')}", params=params)["entries"]
+            yield from entries
+            if len(entries) < PAGE:
+                return
+            after = entries[-1]["seq"]
+
+    def delete_logs(self, operation_id: str) -> None:
+        self._transport.json("DELETE", f"/logs/{quote(operation_id, safe='')}")
+
+    def events(self, operation_id: str, *, after: int = 0) -> builtins.list[Event]:
+        """The events that there are now, in order."""
+        from sfp_client.live import event_of
+
+        found: builtins.list[Event] = []
+        while True:
+            params = {"channel": f"task:{operation_id}", "after": after, "limit": PAGE}
+            items = self._transport.json("GET", "/events", params=params)["items"]
+            found += [event_of(item) for item in items]
+            if len(items) < PAGE:
+                return found
+            after = found[-1].seq
+
+    def follow(self, operation_id: str, *, after: int = 0, timeout: float | None = None) -> Generator[Event]:
+        """Every event of a task after number `after`, live, until it has ended.
+
+        Raises TimedOut after `timeout` seconds; the task goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for event in Follower(self._transport, f"task:{operation_id}", after=after, deadline=deadline):
+            yield event
+            if event.event in FINAL_EVENTS:
+                return
+
+    def wait(self, operation_id: str, *, timeout: float | None = None) -> TaskResult:
+        """Wait until a task has ended and return its result, whatever its end.
+
+        Raises TimedOut after `timeout` seconds; the task goes on.
+        """
+        try:
+            return self.result(operation_id)
+        except ApiError as error:
+            if error.code != "not_finished":
+                raise
+        try:
+            exhaust(self.follow(operation_id, timeout=timeout))
+        except TimedOut as error:
+            raise TimedOut(f"task {operation_id} has not ended after {timeout:g} seconds; it goes on") from error
+        return self.result(operation_id)
+
+
+def exhaust(items: Iterable[object]) -> None:
+    """Read to the end."""
+    for _ in items:
+        pass
+
+
+def _path(operation_id: str) -> str:
+    return f"/tasks/{quote(operation_id, safe='')}"
