@@ -99,9 +99,8 @@ def send(control: Control, src: str, globs: Sequence[str], redactor: Redactor, *
     if not globs:
         return
     top = os.open(src, _DIRECTORY)
-    room, count = max_bytes, 0
-    for path in find(top, globs):
-        count += 1
+    room = max_bytes
+    for count, path in enumerate(find(top, globs), start=1):
         if count > protocol.MAX_ARTIFACTS:
             raise Failed("output_limit", f"more than {protocol.MAX_ARTIFACTS} files match the artifact globs")
         room -= _send_file(control, top, path, redactor, room)

@@ -50,9 +50,10 @@ class Call:
 
 
 class Gate:
-    """`own_network`: whether the worker has a network namespace of its own."""
+    """`own_network`: whether the worker has a network namespace of its own. `step`: `clone` or `program`."""
 
-    def __init__(self, control: Control, *, own_network: bool, unix_below: str) -> None:
+    def __init__(self, control: Control, *, step: str, own_network: bool, unix_below: str) -> None:
+        self._step = step
         self._control = control
         self._own_network = own_network
         self._unix_below = unix_below
@@ -119,7 +120,7 @@ class Gate:
             raise OSError(errno.EAGAIN, "too many connects at once")
         host, port = _internet(call.address)
         self._dials[call.id] = call
-        self._control.send({"t": "dial", "id": call.id, "host": host, "port": port})
+        self._control.send({"t": "dial", "id": call.id, "host": host, "port": port, "step": self._step})
 
     def dialled(self, message: Message) -> None:
         """The server's answer: a connected socket, an error number, or `own`: try in here."""

@@ -33,8 +33,8 @@ class Progress:
         self._folder = folder
         self._redactor = redactor
         self._send = send
-        self._offset = 0
-        self._inode = 0
+        self._offset: int = 0
+        self._inode: int = 0
         self._rest = b""
         self._waiting: tuple[int, str] | None = None
         self._sent_at = 0.0

@@ -4,7 +4,7 @@ A frame is `length (u32, big-endian) | kind (u8) | body`. A JSON frame is one me
 `t` names it; a CHUNK frame carries bytes of the artifact announced last.
 
     worker → server   ready · log {lines: [[stream, text, at]…]} · progress {percent, text} ·
-                      artifact {name} CHUNK… artifact_end · dial {id, family, host, port} ·
+                      artifact {name} CHUNK… artifact_end · dial {id, host, port, step} ·
                       exit {code, signal, failure: [code, message]|null, output, has_output, usage}
     server → worker   job {…} · terminate · dialled {id, errno, own} (with the connected socket)
 

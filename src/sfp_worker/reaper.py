@@ -22,7 +22,7 @@ class Reaper:
         #: wait status of the program, once it has ended
         self.status: int | None = None
         self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _woken)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
 
     def fileno(self) -> int:
@@ -75,6 +75,10 @@ class Reaper:
             select.select([self._read], [], [], 0.01)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._read, 4096)
+
+
+def _woken(_number: int, _frame: object) -> None:
+    """A handler must exist for the wake-up descriptor to be written."""
 
 
 def descendants(root: int) -> list[int]:

@@ -133,7 +133,7 @@ class Supervisor:
         watch = self._watch(rename="system")
         launch = self._launch(argv, env, self._place.root)
         launch.gated = True
-        ended = watch.run(launch, None, self._gate())
+        ended = watch.run(launch, None, self._gate("clone"))
         self._output_bytes += watch.output_bytes
         if watch.terminated:
             raise Failed("workspace", "ended while the workspace was cloned")
@@ -147,7 +147,7 @@ class Supervisor:
         progress = Progress(folder, self._redactor, self._send_progress)
         watch = self._watch()
         try:
-            return watch.run(launch, progress, self._gate() if launch.gated else None)
+            return watch.run(launch, progress, self._gate("program") if launch.gated else None)
         finally:
             self._output_bytes += watch.output_bytes
 
@@ -161,10 +161,10 @@ class Supervisor:
             rename=rename,
         )
 
-    def _gate(self) -> Any:
+    def _gate(self, step: str) -> Any:
         from sfp_worker.gate import Gate
 
-        return Gate(self._control, own_network=self._job["own_network"], unix_below=self._place.root)
+        return Gate(self._control, step=step, own_network=self._job["own_network"], unix_below=self._place.root)
 
     def _launch(self, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> Launch:
         launch = Launch(argv, env, cwd)

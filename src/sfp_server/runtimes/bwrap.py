@@ -1,0 +1,69 @@
+"""How bubblewrap is told to build a sandbox, as a pure function.
+
+bubblewrap itself is started with an empty environment and reads these options from a descriptor: what
+stands in its own argv or environment could be seen in the sandbox as /proc/1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: descriptors in the worker's outermost process
+CONTROL, ARGUMENTS, SECCOMP, ETC, CODE, INFO, PREFIX = range(3, 10)
+
+ROOT = "/workspace"
+CODE_AT = "/sfp"
+SHM_BYTES = 64 * 1024 * 1024
+#: the one user that exists inside
+UID = 1000
+HOSTNAME = "worker"
+
+#: top-level directories that are links into /usr on a merged system
+MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+ENTRY = f"import sys; sys.path.insert(0, '{CODE_AT}'); from sfp_worker.supervisor import entry; entry()"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What of this machine a sandbox needs to know."""
+
+    #: (name, target) of top-level links such as bin → usr/bin
+    links: tuple[tuple[str, str], ...]
+    #: top-level directories of the same kind that are real
+    folders: tuple[str, ...]
+    #: interpreter, as the sandbox sees it
+    python: str
+    #: where that interpreter lives, when it is not below /usr; passed as descriptor PREFIX
+    prefix: str | None = None
+
+
+def command(host: Host) -> list[str]:
+    """What runs inside. bubblewrap takes it from its own argv only; it tells nothing."""
+    return ["--", host.python, "-I", "-S", "-X", "utf8", "-c", ENTRY, "sandbox"]
+
+
+def options(host: Host, *, disk_bytes: int) -> list[str]:
+    """bubblewrap's options, for one worker."""
+    args = ["--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    args += ["--unshare-cgroup-try", "--uid", str(UID), "--gid", str(UID), "--hostname", HOSTNAME]
+    args += ["--cap-drop", "ALL", "--new-session", "--die-with-parent", "--as-pid-1"]
+    args += ["--seccomp", str(SECCOMP), "--info-fd", str(INFO)]
+    args += ["--ro-bind", "/usr", "/usr"]
+    for name, target in host.links:
+        args += ["--symlink", target, f"/{name}"]
+    for name in host.folders:
+        args += ["--ro-bind", f"/{name}", f"/{name}"]
+    if host.prefix is not None:
+        args += ["--ro-bind-fd", str(PREFIX), host.prefix]
+    args += ["--ro-bind-fd", str(ETC), "/etc", "--ro-bind-fd", str(CODE), CODE_AT]
+    args += ["--proc", "/proc", "--dev", "/dev"]
+    args += ["--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    args += ["--size", str(disk_bytes), "--perms", "0700", "--tmpfs", ROOT]
+    args += ["--symlink", f"{ROOT[1:]}/tmp", "/tmp", "--dir", "/run", "--dir", "/var"]
+    args += ["--symlink", f"{ROOT}/tmp", "/var/tmp", "--remount-ro", "/", "--chdir", ROOT]
+    return args
+
+
+def encoded(args: Sequence[str]) -> bytes:
+    """As `--args` reads them."""
+    return b"".join(arg.encode() + b"\0" for arg in args)

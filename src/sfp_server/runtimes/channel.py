@@ -1,0 +1,77 @@
+"""The server's end of a worker's control socket: frames on asyncio, descriptors outwards only."""
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Sequence
+
+from sfp_worker.protocol import FrameReader, Message, encode
+
+READ_BYTES = 256 * 1024
+
+
+class Channel:
+    def __init__(self, control: socket.socket) -> None:
+        control.setblocking(False)
+        self._socket = control
+        self._reader = FrameReader()
+        self._frames: deque[Message | bytes] = deque()
+        self._sending = asyncio.Lock()
+        self._closed = False
+
+    async def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Send one message; the descriptors stay ours to close.
+
+        Raises:
+            OSError: the worker is gone.
+        """
+        data = encode({**message, "fds": len(descriptors)} if descriptors else message)
+        async with self._sending:
+            sent = await self._send_first(data, descriptors)
+            if sent < len(data):
+                await asyncio.get_running_loop().sock_sendall(self._socket, data[sent:])
+
+    async def _send_first(self, data: bytes, descriptors: Sequence[int]) -> int:
+        while True:
+            try:
+                return socket.send_fds(self._socket, [data], descriptors)
+            except BlockingIOError:
+                await self._until_writable()
+
+    async def _until_writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(self._socket.fileno(), lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            loop.remove_writer(self._socket.fileno())
+
+    async def receive(self) -> Message | bytes | None:
+        """The next message, or the next bytes of an artifact; None when the worker has hung up.
+
+        Raises:
+            ProtocolError: what came is not a frame.
+        """
+        loop = asyncio.get_running_loop()
+        while not self._frames:
+            try:
+                # A plain read: descriptors that a worker attaches are dropped by the kernel.
+                data = await loop.sock_recv(self._socket, READ_BYTES)
+            except OSError:
+                return None
+            if not data:
+                return None
+            self._frames.extend(self._reader.feed(data))
+        return self._frames.popleft()
+
+    def hang_up(self) -> None:
+        """Nothing more will come than what is already in the socket."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._socket.close()

@@ -1,0 +1,224 @@
+"""The default runtime: each worker in namespaces of its own, built by bubblewrap.
+
+Walls: user, PID, network, IPC, UTS, mount and cgroup namespaces; no capabilities; no_new_privs; a seccomp
+filter; a root of read-only /usr, a composed /etc and one sized tmpfs; cgroup limits (or rlimits); and no
+network but what the gate lets through. When the dispatcher is root, the worker is nobody on the host
+too. `isolation` says what is in force here; docs/threat-model.md says what it is worth.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from sfp_server.runtimes import bwrap, cgroups, image, job, launch, seccomp
+from sfp_server.runtimes.base import Limits, Network, RuntimeUnavailable, Workload
+from sfp_server.runtimes.channel import Channel
+from sfp_server.runtimes.egress import EgressPolicy
+from sfp_server.runtimes.folders import Folders, public
+from sfp_server.runtimes.supervised import SupervisedRuntime
+from sfp_server.runtimes.worker import Worker
+
+#: seconds within which a sandbox must be up
+READY_SECONDS = 20.0
+#: whom a worker is on the host when the dispatcher is root
+NOBODY = 65534
+#: the out-of-memory killer takes the program before its supervisor
+SUPERVISOR_OOM_SCORE = "-500"
+
+
+class SandboxRuntime(SupervisedRuntime):
+    """`scratch` is a private directory of this instance; `bwrap_path` overrides the search on PATH."""
+
+    name = "sandbox"
+
+    def __init__(
+        self,
+        broker_socket: Path | None,
+        egress: EgressPolicy,
+        warm: int = 2,
+        *,
+        scratch: Path,
+        extra_ca_file: Path | None = None,
+        bwrap_path: str | None = None,
+    ) -> None:
+        super().__init__(broker_socket=broker_socket, egress=egress, warm=warm)
+        self._scratch = scratch
+        self._folders = Folders(scratch)
+        self._extra_ca_file = extra_ca_file
+        self._bwrap = shutil.which(bwrap_path or "bwrap")
+        self._setpriv = shutil.which("setpriv") if os.geteuid() == 0 else None
+        self._numbers = itertools.count(1)
+        self._image: image.Image | None = None
+        self._filter = b""
+
+    async def open(self) -> None:
+        """As `Runtime.open`."""
+        self._cgroups = await asyncio.to_thread(cgroups.find)
+        await self._cgroups.remove_leftovers()
+        if self._setpriv is not None:
+            self._folders = Folders(await asyncio.to_thread(public, self._scratch))
+        await asyncio.to_thread(self._folders.remove_leftovers)
+        try:
+            self._filter = await asyncio.to_thread(seccomp.program)
+        except OSError as error:
+            raise RuntimeUnavailable(str(error)) from error
+        self._image = await image.compose(self._folders.make("image"), extra_ca_file=self._extra_ca_file)
+        if self._bwrap is not None:
+            self._pool.fill()
+
+    async def probe(self) -> None:
+        """Raises RuntimeUnavailable, with the reason, when no sandbox can be built here."""
+        self._require()
+        worker = await self._make(None)
+        await worker.discard()
+
+    async def close(self) -> None:
+        await super().close()
+        if self._image is not None:
+            self._image.close()
+            self._image = None
+
+    def _require(self) -> tuple[str, image.Image]:
+        if self._bwrap is None:
+            raise RuntimeUnavailable("bubblewrap (bwrap) is not installed")
+        if self._image is None:
+            raise RuntimeUnavailable("the runtime is not open")
+        return self._bwrap, self._image
+
+    def _check(self, workload: Workload) -> None:
+        self._require()
+        if workload.network is Network.EGRESS and not seccomp.has_user_notification():
+            raise RuntimeUnavailable("network egress needs seccomp user notification (Linux 5.9)")
+
+    def _fits_warm(self, workload: Workload) -> bool:
+        return workload.limits.disk_mb == Limits().disk_mb  # a tmpfs has its size from the start
+
+    async def _make(self, workload: Workload | None) -> Worker:
+        limits = Limits() if workload is None else workload.limits
+        ours, theirs = socket.socketpair()
+        info, info_theirs = os.pipe()
+        errors = launch.memory_file(b"", "errors")
+        try:
+            process = self._spawn(limits, theirs.fileno(), info_theirs, errors)
+        except OSError as error:
+            ours.close()
+            os.close(info)
+            os.close(errors)
+            raise RuntimeUnavailable(f"a sandbox cannot be started: {error.strerror}") from error
+        finally:
+            theirs.close()
+            os.close(info_theirs)
+        worker = Worker(process=process, channel=Channel(ours), group=None, terms=self._terms(None))
+        process.call_when_ended(worker.channel.hang_up)
+        try:
+            await self._until_ready(worker, errors)
+            worker.inner = _inner(info)
+            await self._enclose(worker, limits)
+        except BaseException:
+            await asyncio.shield(worker.discard())
+            raise
+        finally:
+            os.close(info)
+            os.close(errors)
+        return worker
+
+    def _spawn(self, limits: Limits, control: int, info: int, errors: int) -> launch.Process:
+        path, files = self._require()
+        args = bwrap.options(files.host, disk_bytes=limits.disk_mb << 20)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        arguments = launch.memory_file(bwrap.encoded(args), "arguments")
+        filters = launch.memory_file(self._filter, "seccomp")
+        try:
+            return launch.spawn(
+                [*self._as_nobody(), path, "--args", str(bwrap.ARGUMENTS), *bwrap.command(files.host)],
+                env={},
+                descriptors={
+                    0: null,
+                    1: null,
+                    2: errors,
+                    bwrap.CONTROL: control,
+                    bwrap.ARGUMENTS: arguments,
+                    bwrap.SECCOMP: filters,
+                    bwrap.ETC: files.etc,
+                    bwrap.CODE: files.code,
+                    bwrap.INFO: info,
+                    **({} if files.prefix is None else {bwrap.PREFIX: files.prefix}),
+                },
+            )
+        finally:
+            for descriptor in (null, arguments, filters):
+                os.close(descriptor)
+
+    def _as_nobody(self) -> list[str]:
+        """Root's dispatcher gives root away first: then a hole in the sandbox leads to nobody."""
+        if self._setpriv is None:
+            return []
+        return [self._setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
+
+    async def _until_ready(self, worker: Worker, errors: int) -> None:
+        try:
+            frame = await asyncio.wait_for(worker.channel.receive(), READY_SECONDS)
+        except TimeoutError:
+            raise RuntimeUnavailable("a sandbox did not come up in time") from None
+        if not isinstance(frame, dict) or frame["t"] != "ready":
+            said = os.pread(errors, 500, 0).decode("utf-8", "replace").strip().splitlines()
+            raise RuntimeUnavailable(f"a sandbox cannot be built: {said[-1] if said else 'no reason given'}")
+
+    async def _enclose(self, worker: Worker, limits: Limits) -> None:
+        """Put the supervisor under its ceilings. All that it starts later is under them too."""
+        if worker.inner is None:
+            raise RuntimeUnavailable("bubblewrap did not say which process the worker is")
+        pid = worker.inner[0]
+        with contextlib.suppress(OSError):  # only root may lower it
+            Path(f"/proc/{pid}/oom_score_adj").write_text(SUPERVISOR_OOM_SCORE, encoding="ascii")
+        worker.group = await asyncio.to_thread(self._group, pid, limits)
+        worker.terms = self._terms(worker.group)
+
+    def _group(self, pid: int, limits: Limits) -> cgroups.Group | None:
+        group = self._cgroups.make(next(self._numbers))
+        if group is not None:
+            group.limit(memory_bytes=limits.memory_mb << 20, processes=limits.processes + 8)
+            group.add(pid)
+        return group
+
+    @staticmethod
+    def _terms(group: cgroups.Group | None) -> job.Terms:
+        return job.Terms(
+            root=bwrap.ROOT,
+            own_network=True,
+            sized_disk=True,
+            has_memory_limit=group is not None and group.memory is not None,
+            has_process_limit=group is not None and group.pids is not None,
+        )
+
+    def isolation(self) -> dict[str, str]:
+        """As `Runtime.isolation`."""
+        notification = seccomp.has_user_notification()
+        memory, pids = self._cgroups.memory, self._cgroups.pids
+        return {
+            "runtime": self.name,
+            "processes": "PID namespace of its own; process 1 is the supervisor",
+            "files": "read-only /usr, composed /etc, private tmpfs of the disk limit's size",
+            "network": "network namespace of its own, empty",
+            "egress": "TCP through the connect gate" if notification else "none: no seccomp user notification",
+            "user": "user namespace of its own; nobody on the host" if self._setpriv else "user namespace of its own",
+            "system calls": "seccomp deny-list, no_new_privs, no capabilities",
+            "memory": self._cgroups.describe(memory) + ("" if memory else ": address space limit per process"),
+            "process count": self._cgroups.describe(pids) + ("" if pids else ": RLIMIT_NPROC"),
+            "credentials": "over an inherited descriptor, to a supervisor that cannot be traced",
+        }
+
+
+def _inner(info: int) -> tuple[int, int] | None:
+    """The supervisor's pid on the host, from what bubblewrap wrote before it came up."""
+    try:
+        pid = int(json.loads(os.read(info, 4096))["child-pid"])
+    except (ValueError, KeyError, OSError):
+        return None
+    started = launch.start_time(pid)
+    return None if started is None else (pid, started)

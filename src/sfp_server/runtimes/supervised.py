@@ -1,0 +1,130 @@
+"""What the two runtimes of this machine share: handles, waiting, ending. How a worker is made differs."""
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from sfp_server.runtimes import job
+from sfp_server.runtimes.base import Attendant, Exit, Handle, RuntimeUnavailable, Workload
+from sfp_server.runtimes.cgroups import Cgroups
+from sfp_server.runtimes.conversation import lost
+from sfp_server.runtimes.egress import EgressPolicy
+from sfp_server.runtimes.warm import WarmPool
+from sfp_server.runtimes.worker import Stranger, Worker
+
+#: exits that are remembered for whoever asks again
+REMEMBERED = 2000
+#: warm workers that may turn out dead before a start is given up
+TRIES = 5
+#: seconds between two looks at a worker that somebody else started
+STRANGER_SECONDS = 0.25
+
+
+class SupervisedRuntime(ABC):
+    """A runtime whose workers are supervisors (sfp_worker) on this machine."""
+
+    name: str
+
+    def __init__(self, *, broker_socket: Path | None, egress: EgressPolicy, warm: int) -> None:
+        self._broker = broker_socket
+        self._egress = egress
+        self._pool = WarmPool(warm, self._make_warm)
+        self._workers: dict[Handle, Worker] = {}
+        self._exits: OrderedDict[Handle, Exit] = OrderedDict()
+        self._cleanups: set[asyncio.Task[None]] = set()
+        self._cgroups = Cgroups(version="none")
+
+    @abstractmethod
+    async def _make(self, workload: Workload | None) -> Worker:
+        """A pristine worker fit for `workload` (None: for the default limits)."""
+
+    @abstractmethod
+    def _fits_warm(self, workload: Workload) -> bool:
+        """Whether a warm worker can serve it."""
+
+    @abstractmethod
+    def _check(self, workload: Workload) -> None:
+        """Raises RuntimeUnavailable when this machine cannot keep what the workload asks for."""
+
+    async def _make_warm(self) -> Worker:
+        return await self._make(None)
+
+    async def start(self, workload: Workload, attendant: Attendant) -> Handle:
+        """As `Runtime.start`."""
+        self._check(workload)
+        for _ in range(TRIES):
+            worker = self._pool.take() if self._fits_warm(workload) else None
+            if worker is None:
+                worker = await self._make(workload)
+            try:
+                return await self._begin(worker, workload, attendant)
+            except OSError:
+                await worker.discard()
+            except BaseException:
+                self._cleanup(worker)
+                raise
+        raise RuntimeUnavailable("workers die before they have their job")
+
+    async def _begin(self, worker: Worker, workload: Workload, attendant: Attendant) -> Handle:
+        brief = await job.brief(workload, attendant.ticket, worker.terms, broker=self._broker, egress=self._egress)
+        await worker.give(workload, attendant, brief)
+        handle = worker.name(self.name)
+        self._workers[handle] = worker
+        worker.call_when_ended(lambda: self._ended(handle, worker))
+        return handle
+
+    def _ended(self, handle: Handle, worker: Worker) -> None:
+        """Remember the exit; freeing what the worker held need not keep anybody waiting."""
+        self._cleanup(worker)
+        self._workers.pop(handle, None)
+        with contextlib.suppress(BaseException):
+            self._exits[handle] = worker.result()
+        while len(self._exits) > REMEMBERED:
+            self._exits.popitem(last=False)
+
+    def _cleanup(self, worker: Worker) -> None:
+        task = asyncio.get_running_loop().create_task(worker.discard())
+        self._cleanups.add(task)
+        task.add_done_callback(self._cleanups.discard)
+
+    async def wait(self, handle: Handle) -> Exit:
+        """As `Runtime.wait`."""
+        worker = self._workers.get(handle)
+        if worker is not None:
+            return await worker.wait()
+        if handle in self._exits:
+            return self._exits[handle]
+        stranger = Stranger.parse(handle)
+        while stranger.is_alive():  # no event tells of processes that are not our children
+            await asyncio.sleep(STRANGER_SECONDS)
+        return lost("the worker is gone, and its dispatcher with it")
+
+    async def terminate(self, handle: Handle) -> None:
+        """As `Runtime.terminate`. A stranger's worker has no dispatcher to be asked by: it is ended."""
+        worker = self._workers.get(handle)
+        if worker is not None:
+            worker.terminate()
+        elif handle not in self._exits:
+            await self.stop(handle)
+
+    async def stop(self, handle: Handle) -> None:
+        """As `Runtime.stop`."""
+        worker = self._workers.get(handle)
+        if worker is not None:
+            await worker.discard()
+        elif handle not in self._exits:
+            stranger = Stranger.parse(handle)
+            stranger.kill()
+            if stranger.group is not None:
+                await self._cgroups.kill(stranger.group)
+
+    async def close(self) -> None:
+        """As `Runtime.close`."""
+        await self._pool.close()
+        workers: list[Any] = [worker.discard() for worker in list(self._workers.values())]
+        await asyncio.gather(*workers, return_exceptions=True)
+        while self._cleanups:
+            await asyncio.gather(*self._cleanups, return_exceptions=True)

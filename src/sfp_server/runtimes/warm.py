@@ -1,0 +1,69 @@
+"""Pristine workers that wait for their job, so that no task waits for a sandbox to be built.
+
+Why this stays clean: a waiting worker has run nothing, holds no descriptor but its control socket, and has
+seen no job, secret or file of any team; its sandbox was made by the same steps as a cold one's, only
+earlier. It is given exactly one job and exits with it; nothing ever comes back into the pool. It cannot
+be reached meanwhile either: its namespaces are its own, and it does nothing but wait for one message.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from sfp_server.runtimes.base import RuntimeUnavailable
+from sfp_server.runtimes.worker import Worker
+
+_log: Any = structlog.get_logger(__name__)
+
+#: waiting workers at most, each about 10 MB
+MAX_WARM = 32
+
+
+class WarmPool:
+    def __init__(self, size: int, make: Callable[[], Awaitable[Worker]]) -> None:
+        self._size = min(max(size, 0), MAX_WARM)
+        self._make = make
+        self._waiting: deque[Worker] = deque()
+        self._filling: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def take(self) -> Worker | None:
+        """A waiting worker that is alive, or None. Its place is filled in the background."""
+        found = None
+        while self._waiting and found is None:
+            worker = self._waiting.popleft()
+            if worker.is_alive:
+                found = worker
+            else:
+                asyncio.get_running_loop().create_task(worker.discard())  # noqa: RUF006 (it ends by itself, at once)
+        self.fill()
+        return found
+
+    def fill(self) -> None:
+        """Bring the pool to its size, one after the other, without anybody waiting for it."""
+        if not self._closed and (self._filling is None or self._filling.done()):
+            self._filling = asyncio.get_running_loop().create_task(self._fill())
+
+    async def filled(self) -> None:
+        """Return when the filling that is under way is over."""
+        if self._filling is not None:
+            await asyncio.shield(self._filling)
+
+    async def _fill(self) -> None:
+        while len(self._waiting) < self._size and not self._closed:
+            try:
+                self._waiting.append(await self._make())
+            except RuntimeUnavailable as error:
+                _log.warning("runtime.warm_worker_failed", reason=str(error))
+                return  # the next task tries again, and says why to its dispatcher
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._filling is not None:
+            self._filling.cancel()
+            await asyncio.gather(self._filling, return_exceptions=True)
+        while self._waiting:
+            await self._waiting.popleft().discard()
