@@ -3,7 +3,6 @@
 `services(place, settings)` is the one list; supervisor.conf and services.json are written from it.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -54,7 +53,7 @@ def services(at: Place, settings: Settings, environ: Mapping[str, str]) -> list[
     found += _ours(at, settings, {**base, **operator_settings(environ)})
     if settings.caddy:
         found.append(_caddy(at, settings, base))
-    return found
+    return [*found, _guard(at, {**base, **operator_settings(environ)})]
 
 
 def operator_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -119,6 +118,13 @@ def _caddy(at: Place, settings: Settings, base: dict[str, str]) -> Service:
     return Service(name="caddy", argv=argv, env=env, capabilities=keep, priority=800)
 
 
+def _guard(at: Place, env: dict[str, str]) -> Service:
+    """It may have to start the whole instance again, so it keeps what that needs."""
+    script = str(Path(__file__).with_name("guard.py"))
+    argv = [sys.executable, "-I", "-S", script, str(at.directory)]
+    return Service(name="guard", argv=argv, env=env, capabilities=None, priority=999)
+
+
 def python_environment(at: Place) -> dict[str, str]:
     """For the short-lived helpers that `init` and `start` run themselves (migrate, create-owner, supervisord)."""
     return {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "HOME": str(at.directory), "PYTHONWARNINGS": "ignore"}
@@ -126,7 +132,3 @@ def python_environment(at: Place) -> dict[str, str]:
 
 def launcher() -> str:
     return str(Path(__file__).with_name("launch.py"))
-
-
-def is_root() -> bool:
-    return os.geteuid() == 0

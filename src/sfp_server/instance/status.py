@@ -61,7 +61,7 @@ def _dispatcher(at: Place) -> dict[str, Any]:
     """The dispatcher's own words; empty when there are none or they are too old."""
     try:
         document = json.loads((at.run / "dispatcher.json").read_text())
-        age = datetime.now(UTC) - datetime.fromisoformat(document["at"].replace("Z", "+00:00"))
+        age = datetime.now(UTC) - datetime.fromisoformat(document["at"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return document if age.total_seconds() < STALE else {}

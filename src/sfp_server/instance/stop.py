@@ -21,7 +21,8 @@ def stop(at: Place, *, cut: bool) -> bool:
         if cut:
             client.kill("dispatcher")
         client.shutdown()
-        if pid is not None and not supervisor.wait_gone([pid], PATIENCE):
+        # asking wakes supervisord's loop, which would otherwise look once a second whether somebody has ended
+        if pid is not None and not supervisor.wait_gone([pid], PATIENCE, poke=client.is_alive):
             raise InstanceError(f"the instance does not end in time: try `stop -f`, or end the process {pid}")
     ended = supervisor.end_leftovers(at)
     return alive or ended > 0

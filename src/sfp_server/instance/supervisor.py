@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,11 +144,12 @@ def end_leftovers(at: Place, *, patience: float = 10.0) -> int:
     return len(pids)
 
 
-def wait_gone(pids: Iterable[int], timeout: float) -> bool:
-    """True when all of them have ended in time."""
+def wait_gone(pids: Iterable[int], timeout: float, *, poke: Callable[[], object]) -> bool:
+    """True when all of them have ended in time; `poke` is called between looks."""
     deadline = time.monotonic() + timeout
     waiting = list(pids)
     while (waiting := [pid for pid in waiting if _is_alive(pid)]) and time.monotonic() < deadline:
+        poke()
         time.sleep(0.03)
     return not waiting
 

@@ -3,12 +3,13 @@
 They are written by `init` for the reader and again at every `start`: config.json is the only one to edit.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 
 from sfp_server.instance.place import Place
-from sfp_server.instance.services import Service, is_root, launcher
+from sfp_server.instance.services import Service, launcher
 from sfp_server.settings import Settings
 
 GENERATED = "# Written by sfp-server at every start: change config.json instead.\n"
@@ -96,7 +97,7 @@ def supervisor_conf(at: Place, services: Sequence[Service], *, autostart: Sequen
 
 
 def _supervisord(at: Place) -> str:
-    user = "user=root\n" if is_root() else ""
+    user = "user=root\n" if os.geteuid() == 0 else ""
     return f"""
 [unix_http_server]
 file={at.supervisor_socket}
