@@ -1,0 +1,46 @@
+# Every target makes the virtual environment itself when it is not there or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.made
+ARGS ?=
+
+.PHONY: setup demo run test check bench clean help
+
+help:
+	@echo "make setup   the virtual environment and what the system lacks"
+	@echo "make demo    a throw-away instance does a real job on a real repository"
+	@echo "make run     an instance of your own in ./sfp-server, tenant 'dev'"
+	@echo "make check   format, lint, types, import contracts, unit tests"
+	@echo "make test    every test (ARGS='-k name' for some)"
+	@echo "make bench   the figures of the README, beside a peer"
+	@echo "make clean   remove what can be made again (never ./sfp-server)"
+
+setup: $(STAMP)
+
+$(STAMP): requirements-dev.txt pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/sfp-server demo $(ARGS)
+
+run: $(STAMP)
+	@test -e sfp-server/tenants/dev/config.json || $(BIN)/sfp-server init --tenant dev
+	@$(BIN)/sfp-server start -t dev
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist test-results
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
