@@ -1,12 +1,16 @@
 """Expected failures, each with a stable `code` and an HTTP `status`.
 
     SfpError
-    ├── Malformed 400          the request itself is wrong; may carry per-field `errors`
+    ├── Malformed 400          the request itself is wrong; may carry per-field `errors`; └── BadChannel
     ├── Unauthenticated 401    ├── TokenExpired  ├── TokenRevoked  └── TokenInvalid
     ├── Forbidden 403          the actor is known and may not
     ├── NotFound 404           also: it belongs to another team
+    ├── MethodNotAllowed 405
+    ├── BodyTimeout 408        the body came too slowly
     ├── Conflict 409           ├── NotFinished  ├── AlreadyFinal  └── StaleAttempt
     ├── TooLarge 413
+    ├── UnsupportedMediaType 415
+    ├── RangeNotSatisfiable 416
     ├── Unprocessable 422      valid, but impossible; ├── IdempotencyMismatch  └── UnknownSecret
     ├── TooManyRequests 429    carries `retry_after` seconds
     └── Unavailable 503        carries `retry_after` seconds; try again
@@ -46,6 +50,12 @@ class Malformed(SfpError):
     title = "Bad request"
 
 
+class BadChannel(Malformed):
+    """The name is not one of a channel of events."""
+
+    code = "bad_channel"
+
+
 class Unauthenticated(SfpError):
     code = "unauthenticated"
     status = 401
@@ -76,6 +86,20 @@ class NotFound(SfpError):
     title = "Not found"
 
 
+class MethodNotAllowed(SfpError):
+    code = "method_not_allowed"
+    status = 405
+    title = "Method not allowed"
+
+
+class BodyTimeout(SfpError):
+    """The request's body stalled or came too slowly."""
+
+    code = "body_timeout"
+    status = 408
+    title = "Body too slow"
+
+
 class Conflict(SfpError):
     code = "conflict"
     status = 409
@@ -104,6 +128,18 @@ class TooLarge(SfpError):
     code = "too_large"
     status = 413
     title = "Too large"
+
+
+class UnsupportedMediaType(SfpError):
+    code = "unsupported_media_type"
+    status = 415
+    title = "Unsupported media type"
+
+
+class RangeNotSatisfiable(SfpError):
+    code = "range_not_satisfiable"
+    status = 416
+    title = "Range outside of the content"
 
 
 class Unprocessable(SfpError):

@@ -80,6 +80,19 @@ class Settings:
         30, "auth.refreshTokenDays", "SFP_AUTH_REFRESH_TOKEN_DAYS", "life of an unused refresh token, days"
     )
 
+    actor_rate_limit: int = _setting(
+        30_000,
+        "api.actorRateLimit",
+        "SFP_API_ACTOR_RATE_LIMIT",
+        "requests of one user or application, per minute; 0: unlimited",
+    )
+    address_rate_limit: int = _setting(
+        60_000,
+        "api.addressRateLimit",
+        "SFP_API_ADDRESS_RATE_LIMIT",
+        "requests of one address, per minute; 0: unlimited",
+    )
+
     lease_seconds: int = _setting(
         15, "tasks.leaseSeconds", "SFP_TASKS_LEASE_SECONDS", "an attempt not renewed for so long is lost"
     )

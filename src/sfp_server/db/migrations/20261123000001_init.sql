@@ -103,10 +103,11 @@ CREATE INDEX refresh_tokens_by_session ON refresh_tokens (session_id);
 
 -- Failed guesses per subject (`account:<sha256>`, `address:<ip>`): survive restarts and cache flushes.
 CREATE TABLE login_attempts (
-  subject      text PRIMARY KEY,
-  failures     int NOT NULL,
-  window_start timestamptz NOT NULL DEFAULT now()
+  subject  text PRIMARY KEY,
+  failures int NOT NULL,
+  last_at  timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX login_attempts_by_age ON login_attempts (last_at);
 
 CREATE TABLE application_tokens (
   id           uuid PRIMARY KEY DEFAULT uuid7(),
@@ -122,6 +123,24 @@ CREATE TABLE application_tokens (
   CONSTRAINT application_tokens_life CHECK (expires_at <= created_at + interval '365 days 1 hour')
 );
 CREATE INDEX application_tokens_by_team ON application_tokens (team_id, id);
+
+-- Whatever decides what somebody may do has changed: API processes forget what they have cached. The payload says
+-- nothing, since everybody may listen.
+CREATE FUNCTION identity_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_notify('sfp_identity', '');
+  RETURN NULL;
+END $$;
+CREATE TRIGGER memberships_changed AFTER INSERT OR UPDATE OR DELETE ON memberships
+  FOR EACH STATEMENT EXECUTE FUNCTION identity_changed();
+CREATE TRIGGER users_changed AFTER UPDATE OF email, disabled_at OR DELETE ON users
+  FOR EACH STATEMENT EXECUTE FUNCTION identity_changed();
+CREATE TRIGGER sessions_changed AFTER UPDATE OF revoked_at OR DELETE ON sessions
+  FOR EACH STATEMENT EXECUTE FUNCTION identity_changed();
+CREATE TRIGGER application_tokens_changed AFTER UPDATE OF revoked_at, scopes, expires_at OR DELETE ON application_tokens
+  FOR EACH STATEMENT EXECUTE FUNCTION identity_changed();
+CREATE TRIGGER teams_changed AFTER UPDATE OF slug OR DELETE ON teams
+  FOR EACH STATEMENT EXECUTE FUNCTION identity_changed();
 
 -------------------------------------------------------------------------------------------------- events
 
@@ -315,6 +334,7 @@ CREATE TABLE idempotency_keys (
   created_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (team_id, actor, key)
 );
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (team_id, created_at);
 
 --------------------------------------------------------------------------------------------- credentials
 
@@ -402,7 +422,9 @@ END $$;
 ALTER TABLE teams ENABLE ROW LEVEL SECURITY;
 ALTER TABLE teams FORCE ROW LEVEL SECURITY;
 CREATE POLICY teams_of_actor ON teams TO sfp_api
-  USING (id = current_team() OR id IN (SELECT team_id FROM memberships WHERE user_id = current_user_id()))
+  USING (id = current_team()
+         OR id IN (SELECT team_id FROM memberships WHERE user_id = current_user_id())
+         OR id IN (SELECT team_id FROM application_tokens WHERE token_hash = presented_hash()))
   WITH CHECK (true);
 
 -- Before there is a team: a user finds the own memberships, a bearer finds the token it presents.
@@ -442,7 +464,8 @@ GRANT SELECT, INSERT ON tasks TO sfp_api;
 GRANT UPDATE (status, reason, reason_detail, finished_at, cancel_requested_at, cancelled_by, error) ON tasks TO sfp_api;
 GRANT SELECT ON attempts, queues, dispatchers, leases TO sfp_api;
 GRANT UPDATE ON queues TO sfp_api;
-GRANT SELECT, INSERT, DELETE ON artifacts, idempotency_keys TO sfp_api;
+GRANT SELECT, INSERT, DELETE ON artifacts TO sfp_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_keys TO sfp_api;
 -- A stored secret can be replaced but not read back: no SELECT on what is sealed.
 GRANT SELECT (id, team_id, name, version, key_version, created_by, created_at, updated_at), INSERT, DELETE,
       UPDATE (version, key_version, sealed_key, ciphertext, created_by, updated_at) ON secrets TO sfp_api;

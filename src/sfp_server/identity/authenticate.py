@@ -1,0 +1,147 @@
+"""A token becomes an Actor.
+
+What an actor may do is read from the database, not from the token: roles, memberships, revocations. An answer is
+used again for at most a second, and dropped at once when the database says (NOTIFY `sfp_identity`, sent by
+triggers) that something about identity has changed; without that connection the second still holds.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from sfp_server.actor import Actor, Role
+from sfp_server.db.database import Database, Row
+from sfp_server.db.queries import load
+from sfp_server.errors import NotFound, TokenExpired, TokenInvalid, TokenRevoked, Unavailable
+from sfp_server.identity.jwt import MAX_SIZE, Claims, Signer
+from sfp_server.identity.model import NO_TEAM, SCOPES
+from sfp_server.identity.tokens import hash_of, is_application_token
+
+SQL = load(__package__ or "", "identity.sql")
+
+#: seconds an answer may be used again
+_FRESH = 1.0
+#: answers kept at once
+_MOST = 10_000
+
+_log = structlog.get_logger("identity")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """An answer and until when (monotonic seconds) it may be used again."""
+
+    actor: Actor
+    until: float
+
+
+class Authenticator:
+    """Finds the actor of a token. One per process; `watch` keeps its memory honest."""
+
+    def __init__(self, db: Database, signer: Signer) -> None:
+        self._db = db
+        self._signer = signer
+        self._known: dict[tuple[bytes, str | None], _Known] = {}
+        self._generation = 0
+
+    async def actor(self, token: str, *, team: str | None, address: str = "") -> Actor:
+        """The actor of `token`, acting in `team` (a slug; None: the first joined, or the token's own).
+
+        Raises TokenInvalid, TokenExpired, TokenRevoked, NotFound (a team that is not the actor's), Unavailable.
+        """
+        del address  # the edge and the guard count requests per address; guessing 256 bits needs no other limit
+        if len(token) > MAX_SIZE:
+            raise TokenInvalid("the token is not valid")
+        key = (hash_of(token), team)
+        known = self._known.get(key)
+        if known is not None and time.monotonic() < known.until:
+            return known.actor
+        generation = self._generation
+        actor, lives = await self._look_up(token, key[0], team)
+        if generation == self._generation:  # else something changed while we read: do not keep what may be old
+            self._remember(key, _Known(actor=actor, until=time.monotonic() + min(_FRESH, lives)))
+        return actor
+
+    def forget(self) -> None:
+        """Drop every answer: something about identity has changed."""
+        self._generation += 1
+        self._known.clear()
+
+    async def watch(self) -> None:
+        """Listen for changes of identity until cancelled."""
+        while True:
+            try:
+                await self._db.listen("sfp_identity", lambda _: self.forget(), connected=self.forget)
+            except Unavailable:
+                _log.debug("not listening for changes of identity: the database is away")
+            await asyncio.sleep(1)
+
+    def _remember(self, key: tuple[bytes, str | None], known: _Known) -> None:
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[key] = known
+
+    async def _look_up(self, token: str, digest: bytes, team: str | None) -> tuple[Actor, float]:
+        """The actor, and how many seconds the token still lives."""
+        if token.startswith("sfp_at_"):
+            if not is_application_token(token):
+                raise TokenInvalid("the token is not valid")
+            return await self._application(digest, team)
+        now = time.time()
+        claims = self._signer.verify(token, now=int(now))
+        return await self._user(claims, team), claims.dead_at - now
+
+    async def _application(self, digest: bytes, team: str | None) -> tuple[Actor, float]:
+        async with self._db.identifying(presented_hash=digest) as tx:
+            row = await tx.one(SQL["presented_token"], digest)
+            if row is None:
+                raise TokenInvalid("the token is not valid")
+            if row["revoked"]:
+                raise TokenRevoked("the token has been revoked")
+            if row["expired"]:
+                raise TokenExpired("the token has expired; application tokens are not renewed: create another")
+            if row["stale"]:
+                await tx.execute(SQL["touch_token"], digest)
+        if team is not None and team != row["slug"]:
+            raise NotFound("there is no such team")
+        return _application_actor(row), row["expires_at"].timestamp() - time.time()
+
+    async def _user(self, claims: Claims, team: str | None) -> Actor:
+        async with self._db.identifying(user_id=claims.user_id) as tx:
+            session = await tx.one(SQL["session"], claims.session_id, claims.user_id)
+            if session is None:
+                raise TokenRevoked("the session has ended: sign in again")
+            if session["stale"]:
+                await tx.execute(SQL["touch_session"], claims.session_id)
+            memberships = await tx.all(SQL["memberships"], claims.user_id)
+        chosen = next((row for row in memberships if team is None or row["slug"] == team), None)
+        if chosen is None and team is not None:
+            raise NotFound("there is no such team")
+        return _user_actor(claims, session["email"], chosen)
+
+
+def _application_actor(row: Row) -> Actor:
+    return Actor(
+        id=row["id"],
+        role=Role.APPLICATION,
+        team_id=row["team_id"],
+        team_slug=row["slug"],
+        name=row["name"],
+        # what was granted, and never more than the role may have today
+        scopes=frozenset(row["scopes"]) & SCOPES[Role.APPLICATION],
+    )
+
+
+def _user_actor(claims: Claims, email: str, membership: Row | None) -> Actor:
+    role = Role(membership["role"]) if membership else Role.MEMBER
+    return Actor(
+        id=claims.user_id,
+        role=role,
+        team_id=membership["team_id"] if membership else None,
+        team_slug=membership["slug"] if membership else "",
+        name=email,
+        scopes=SCOPES[role] if membership else NO_TEAM,
+        session_id=claims.session_id,
+    )

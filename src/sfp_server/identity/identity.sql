@@ -1,0 +1,211 @@
+-- name: session
+-- The user of a live session. No row: the session was revoked or has ended, or the user is disabled.
+-- `stale`: its last use was written down more than a minute ago.
+SELECT u.email,
+       s.last_used_at < now() - interval '1 minute' AS stale
+  FROM sessions s
+  JOIN users u ON u.id = s.user_id
+ WHERE s.id = $1
+   AND s.user_id = $2
+   AND s.revoked_at IS NULL
+   AND now() < s.expires_at
+   AND u.disabled_at IS NULL;
+
+-- name: touch_session
+UPDATE sessions
+   SET last_used_at = now()
+ WHERE id = $1;
+
+-- name: memberships
+-- The teams of the user of this transaction, in the order in which they were joined.
+SELECT m.team_id, t.slug, t.name, m.role
+  FROM memberships m
+  JOIN teams t ON t.id = m.team_id
+ WHERE m.user_id = $1
+ ORDER BY m.created_at, m.team_id;
+
+-- name: presented_token
+-- The application token whose hash this transaction presents. No row: there is none.
+SELECT a.id, a.name, a.scopes, a.team_id, t.slug,
+       a.revoked_at IS NOT NULL AS revoked,
+       a.expires_at <= now() AS expired,
+       a.expires_at,
+       a.last_used_at IS NULL OR a.last_used_at < now() - interval '1 minute' AS stale
+  FROM application_tokens a
+  JOIN teams t ON t.id = a.team_id
+ WHERE a.token_hash = $1;
+
+-- name: touch_token
+UPDATE application_tokens
+   SET last_used_at = now()
+ WHERE token_hash = $1;
+
+-- name: user_by_email
+-- For signing in only.
+SELECT id, email, password_hash, disabled_at IS NOT NULL AS disabled
+  FROM users
+ WHERE email = $1;
+
+-- name: user_by_id
+SELECT id, email, first_name, last_name, created_at
+  FROM users
+ WHERE id = $1;
+
+-- name: has_signed_in_from
+-- Whether this user has lately signed in from this address.
+SELECT EXISTS (
+  SELECT FROM sessions
+   WHERE user_id = $1
+     AND address = $2
+     AND created_at > now() - interval '30 days');
+
+-- name: addresses_of
+SELECT DISTINCT address
+  FROM sessions
+ WHERE user_id = $1;
+
+-- name: open_session
+INSERT INTO sessions (user_id, expires_at, address, user_agent)
+VALUES ($1, now() + make_interval(days => $2), $3, $4)
+RETURNING id;
+
+-- name: add_refresh_token
+INSERT INTO refresh_tokens (token_hash, session_id, expires_at)
+VALUES ($1, $2, now() + make_interval(days => $3));
+
+-- name: use_refresh_token
+-- No row: unknown, used before, expired, or its session has ended.
+UPDATE refresh_tokens r
+   SET used_at = now()
+  FROM sessions s, users u
+ WHERE r.token_hash = $1
+   AND r.used_at IS NULL
+   AND now() < r.expires_at
+   AND s.id = r.session_id
+   AND s.revoked_at IS NULL
+   AND now() < s.expires_at
+   AND u.id = s.user_id
+   AND u.disabled_at IS NULL
+RETURNING s.id AS session_id, u.id AS user_id, u.email;
+
+-- name: extend_session
+UPDATE sessions
+   SET expires_at = now() + make_interval(days => $2),
+       last_used_at = now()
+ WHERE id = $1;
+
+-- name: revoke_family
+-- Someone used a refresh token again: whoever it was, the session ends. No row: it was not used before.
+UPDATE sessions s
+   SET revoked_at = coalesce(s.revoked_at, now())
+  FROM refresh_tokens r
+ WHERE r.token_hash = $1
+   AND r.used_at IS NOT NULL
+   AND s.id = r.session_id
+RETURNING s.id AS session_id, s.user_id;
+
+-- name: revoke_session
+UPDATE sessions
+   SET revoked_at = now()
+ WHERE id = $1
+   AND user_id = $2
+   AND revoked_at IS NULL;
+
+-- name: revoke_sessions_of
+UPDATE sessions
+   SET revoked_at = now()
+ WHERE user_id = $1
+   AND revoked_at IS NULL;
+
+-- name: blocked
+-- Seconds until each of these subjects may try again; those that may now are missing.
+SELECT max(wait) AS wait
+  FROM (
+    SELECT extract(epoch FROM a.last_at - now())
+           + least(limits.longest, limits.first * power(2, least(30, a.failures - limits.free))) AS wait
+      FROM login_attempts a
+      JOIN unnest($1::text[], $2::int[], $3::int[], $4::int[]) AS limits (subject, free, first, longest)
+        ON limits.subject = a.subject
+     WHERE a.failures >= limits.free
+       AND a.last_at > now() - interval '1 day') AS waits
+ WHERE wait > 0;
+
+-- name: count_failure
+-- A day without a failure forgets them; some long forgotten ones are removed on the way.
+WITH old AS (
+  DELETE FROM login_attempts
+   WHERE subject IN (
+           SELECT subject
+             FROM login_attempts
+            WHERE last_at < now() - interval '2 days'
+              AND subject <> ALL ($1::text[])
+            LIMIT 20
+              FOR UPDATE SKIP LOCKED)
+)
+INSERT INTO login_attempts AS a (subject, failures)
+SELECT subject, 1
+  FROM unnest($1::text[]) AS subject
+ ORDER BY subject
+ON CONFLICT (subject) DO UPDATE
+   SET failures = CASE WHEN a.last_at < now() - interval '1 day' THEN 1 ELSE a.failures + 1 END,
+       last_at = now();
+
+-- name: forget_failures
+DELETE FROM login_attempts
+ WHERE subject = ANY ($1::text[]);
+
+-- name: create_token
+INSERT INTO application_tokens (id, team_id, name, token_hash, scopes, created_by, expires_at)
+VALUES ($1, current_team(), $2, $3, $4, $5, now() + make_interval(days => $6))
+RETURNING created_at, expires_at;
+
+-- name: list_tokens
+SELECT a.id, a.name, t.slug AS team, a.scopes, a.created_at, u.email AS created_by,
+       a.expires_at, a.revoked_at, a.last_used_at
+  FROM application_tokens a
+  JOIN teams t ON t.id = a.team_id
+  JOIN users u ON u.id = a.created_by
+ WHERE a.team_id = current_team()
+   AND ($1::uuid IS NULL OR a.id < $1)
+ ORDER BY a.id DESC
+ LIMIT $2;
+
+-- name: find_token
+-- No row: unknown, or another team's.
+SELECT a.id, a.name, t.slug AS team, a.scopes, a.created_at, u.email AS created_by,
+       a.expires_at, a.revoked_at, a.last_used_at
+  FROM application_tokens a
+  JOIN teams t ON t.id = a.team_id
+  JOIN users u ON u.id = a.created_by
+ WHERE a.id = $1
+   AND a.team_id = current_team();
+
+-- name: revoke_token
+-- No row: it was revoked before.
+UPDATE application_tokens
+   SET revoked_at = now()
+ WHERE id = $1
+   AND team_id = current_team()
+   AND revoked_at IS NULL
+RETURNING name;
+
+-- name: add_team
+INSERT INTO teams (id, slug, name)
+VALUES ($1, $2, $3);
+
+-- name: add_user
+INSERT INTO users (email, password_hash)
+VALUES ($1, $2)
+RETURNING id;
+
+-- name: set_password
+UPDATE users
+   SET password_hash = $2,
+       disabled_at = NULL
+ WHERE id = $1;
+
+-- name: make_owner
+INSERT INTO memberships (team_id, user_id, role)
+VALUES ($1, $2, 'owner')
+ON CONFLICT (team_id, user_id) DO UPDATE
+   SET role = 'owner';

@@ -1,0 +1,253 @@
+"""Sign-in, application tokens, the caller's own user and teams."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from litestar import Response, delete, get, post
+
+from sfp_server.actor import Actor, Role
+from sfp_server.db.database import Database
+from sfp_server.db.queries import load
+from sfp_server.errors import Forbidden
+from sfp_server.identity import application_tokens
+from sfp_server.identity.jwt import Signer
+from sfp_server.identity.model import ApplicationToken
+from sfp_server.identity.seal import AnswerSeal
+from sfp_server.identity.sessions import Caller, Sessions, SignedIn
+from sfp_server.web.guard import PUBLIC, address_of
+from sfp_server.web.idempotency import once
+from sfp_server.web.paging import DEFAULT_LIMIT, Limit, Page, after, page
+from sfp_server.web.wire import ApiRequest, SnakeWire, Wire
+
+SQL = load(__package__ or "", "identity.sql")
+
+Email = Annotated[str, msgspec.Meta(min_length=3, max_length=320)]
+Password = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Days = Annotated[int, msgspec.Meta(ge=1, le=365)]
+ScopeName = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+
+
+class SignIn(SnakeWire):
+    email: Email
+    password: Password
+
+
+class SignedInUser(SnakeWire):
+    id: UUID
+    email: str
+    role: str
+
+
+class Signed(SnakeWire):
+    success: bool
+    access_token: str
+    refresh_token: str
+    token_type: str
+    expires_in: int
+    user: SignedInUser
+
+
+class Refresh(SnakeWire):
+    grant_type: str
+    refresh_token: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Done(Wire):
+    success: bool
+
+
+@post("/auth/admin/login", opt={"scope": PUBLIC}, status_code=200)
+async def login(data: SignIn, request: ApiRequest, sessions: Sessions, db: Database) -> Signed:
+    """Sign in with e-mail address and password."""
+    signed = await sessions.sign_in(data.email, data.password, _caller(request))
+    return await _signed(db, signed)
+
+
+@post("/auth/token", opt={"scope": PUBLIC}, status_code=200)
+async def refresh(data: Refresh, request: ApiRequest, sessions: Sessions, db: Database) -> Signed:
+    """Use a refresh token up for a new pair."""
+    signed = await sessions.refresh(data.refresh_token, _caller(request))
+    return await _signed(db, signed)
+
+
+@post("/auth/logout", opt={"scope": "users:self"}, status_code=200)
+async def logout(actor: Actor, sessions: Sessions) -> Done:
+    """End the session of the token that calls this."""
+    assert actor.session_id is not None  # only users have the scope
+    await sessions.sign_out(actor.id, actor.session_id)
+    return Done(success=True)
+
+
+@get("/auth/.well-known/jwks.json", opt={"scope": PUBLIC})
+async def jwks(signer: Signer) -> Response[dict[str, Any]]:
+    """The public keys of user tokens."""
+    return Response(signer.public_keys(), headers={"Cache-Control": "public, max-age=300"})
+
+
+class CreateToken(Wire):
+    name: Name
+    #: days
+    expires_in: Days = 30
+    scopes: list[ScopeName] | None = None
+
+
+class CreatedToken(Wire):
+    id: UUID
+    name: str
+    #: shown once
+    token: str
+    team: str
+    scopes: list[str]
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    status: str
+
+
+class TokenRow(Wire):
+    id: UUID
+    name: str
+    team: str
+    scopes: list[str]
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    last_used_at: datetime | None
+    status: str
+
+
+@post("/application-tokens", opt={"scope": "application-tokens:manage"})
+async def create_token(
+    data: CreateToken, request: ApiRequest, actor: Actor, db: Database, answer_seal: AnswerSeal
+) -> Response[CreatedToken]:
+    """Make a token for a machine; its text is shown in this answer only."""
+    _only_users(actor)
+
+    async def make() -> CreatedToken:
+        made = await application_tokens.create(tx, actor, name=data.name, days=data.expires_in, scopes=data.scopes)
+        return CreatedToken(
+            id=made.id,
+            name=data.name,
+            token=made.token,
+            team=actor.team_slug,
+            scopes=made.scopes,
+            created_at=made.created_at,
+            created_by=actor.name,
+            expires_at=made.expires_at,
+            status="active",
+        )
+
+    async with db.transaction(actor) as tx:
+        made = await once(tx, actor, request, make, seal=answer_seal.seal, unseal=answer_seal.unseal)
+    return made.response()
+
+
+@get("/application-tokens", opt={"scope": "application-tokens:manage"})
+async def list_tokens(
+    actor: Actor, db: Database, limit: Limit = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[TokenRow]:
+    """The team's tokens, newest first."""
+    _only_users(actor)
+    async with db.transaction(actor) as tx:
+        tokens = await application_tokens.page(tx, before=after(cursor), limit=limit + 1)
+    now = datetime.now(UTC)
+    return page([_row(token, now) for token in tokens], limit, key=lambda row: row.id)
+
+
+@delete("/application-tokens/{token_id:uuid}", opt={"scope": "application-tokens:manage"}, status_code=200)
+async def revoke_token(token_id: UUID, actor: Actor, db: Database) -> TokenRow:
+    """Make a token worthless, at once and everywhere."""
+    _only_users(actor)
+    async with db.transaction(actor) as tx:
+        revoked = await application_tokens.revoke(tx, actor, token_id)
+    return _row(revoked, datetime.now(UTC))
+
+
+class UserTeam(Wire):
+    slug: str
+    name: str
+    role: str
+
+
+class Me(Wire):
+    id: UUID
+    email: str
+    first_name: str
+    last_name: str
+    role: str
+    teams: list[UserTeam]
+    created_at: datetime
+
+
+@get("/users/me", opt={"scope": "users:self"})
+async def me(actor: Actor, db: Database) -> Me:
+    """The user of the token that calls this."""
+    async with db.identifying(user_id=actor.id) as tx:
+        user = await tx.one(SQL["user_by_id"], actor.id)
+        memberships = await tx.all(SQL["memberships"], actor.id)
+    assert user is not None  # the actor's own session names it
+    return Me(
+        id=user["id"],
+        email=user["email"],
+        first_name=user["first_name"],
+        last_name=user["last_name"],
+        role=actor.role,
+        teams=_teams(memberships),
+        created_at=user["created_at"],
+    )
+
+
+@get("/teams", opt={"scope": "teams:read"})
+async def teams(actor: Actor, db: Database) -> Page[UserTeam]:
+    """The teams of the user of the token that calls this, in the order in which they were joined."""
+    async with db.identifying(user_id=actor.id) as tx:
+        memberships = await tx.all(SQL["memberships"], actor.id)
+    return Page(items=_teams(memberships))
+
+
+routes = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token, me, teams]
+
+
+def _caller(request: ApiRequest) -> Caller:
+    return Caller(address=address_of(request), user_agent=request.headers.get("user-agent", ""))
+
+
+def _only_users(actor: Actor) -> None:
+    """No token of a machine makes or ends tokens, whatever its scopes say. Raises Forbidden."""
+    if actor.role is not Role.OWNER:
+        raise Forbidden("application tokens are managed by owners, signed in as themselves")
+
+
+async def _signed(db: Database, signed: SignedIn) -> Signed:
+    async with db.identifying(user_id=signed.user_id) as tx:
+        memberships = await tx.all(SQL["memberships"], signed.user_id)
+    role: str = memberships[0]["role"] if memberships else Role.MEMBER
+    return Signed(
+        success=True,
+        access_token=signed.access_token,
+        refresh_token=signed.refresh_token,
+        token_type="bearer",  # noqa: S106 (the name of a kind of token)
+        expires_in=signed.expires_in,
+        user=SignedInUser(id=signed.user_id, email=signed.email, role=role),
+    )
+
+
+def _row(token: ApplicationToken, now: datetime) -> TokenRow:
+    return TokenRow(
+        id=token.id,
+        name=token.name,
+        team=token.team,
+        scopes=token.scopes,
+        created_at=token.created_at,
+        created_by=token.created_by,
+        expires_at=token.expires_at,
+        last_used_at=token.last_used_at,
+        status=token.status(now),
+    )
+
+
+def _teams(memberships: Any) -> list[UserTeam]:
+    return [UserTeam(slug=row["slug"], name=row["name"], role=row["role"]) for row in memberships]

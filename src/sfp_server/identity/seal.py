@@ -1,0 +1,29 @@
+"""Sealing what an answer shows once, where the answer itself must be kept for a day (idempotency)."""
+
+import base64
+import os
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+
+class AnswerSeal:
+    """Encrypts the field `token` of an answer, bound to the answer's `id`, with a key that is in no database."""
+
+    def __init__(self, secret: str) -> None:
+        derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"sfp idempotent answers v1").derive(
+            secret.encode()
+        )
+        self._cipher = AESGCM(derived)
+
+    def seal(self, body: dict[str, Any]) -> dict[str, Any]:
+        nonce = os.urandom(12)
+        sealed = nonce + self._cipher.encrypt(nonce, body["token"].encode(), str(body["id"]).encode())
+        return body | {"token": base64.b64encode(sealed).decode()}
+
+    def unseal(self, body: dict[str, Any]) -> dict[str, Any]:
+        sealed = base64.b64decode(body["token"])
+        opened = self._cipher.decrypt(sealed[:12], sealed[12:], str(body["id"]).encode())
+        return body | {"token": opened.decode()}

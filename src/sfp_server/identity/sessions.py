@@ -1,0 +1,130 @@
+"""Signing in, refreshing, signing out.
+
+Every failure of a sign-in has the same text and costs the same: an unknown account is checked against a hash that
+nobody has, and counts like a known one. A refresh token is used once; its second use means that two parties
+hold it, so the session ends for both.
+"""
+
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+from sfp_server.audit import service as audit
+from sfp_server.db.database import Database, Row, Tx
+from sfp_server.db.queries import load
+from sfp_server.errors import TokenInvalid, TokenRevoked, Unauthenticated
+from sfp_server.identity import attempts
+from sfp_server.identity.jwt import Signer
+from sfp_server.identity.passwords import Passwords
+from sfp_server.identity.tokens import hash_of, is_refresh_token, new_refresh_token
+
+SQL = load(__package__ or "", "identity.sql")
+
+_REFUSED = "the e-mail address or the password is wrong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedIn:
+    """What a client gets: an access token and the refresh token that renews it once."""
+
+    access_token: str
+    refresh_token: str
+    #: seconds that the access token opens anything
+    expires_in: int
+    user_id: UUID
+    email: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Where a sign-in comes from."""
+
+    address: str
+    user_agent: str
+
+
+class Sessions:
+    """The use cases; each opens its own transactions, because a refusal must be written down too."""
+
+    def __init__(self, db: Database, signer: Signer, *, refresh_days: int) -> None:
+        self._db = db
+        self._signer = signer
+        self._refresh_days = refresh_days
+        self._passwords = Passwords()
+        self._turns = attempts.Turns()
+
+    async def sign_in(self, email: str, password: str, caller: Caller) -> SignedIn:
+        """Open a session. Raises Unauthenticated, TooManyRequests, Unavailable."""
+        email = email.strip().lower()
+        async with self._turns.of(attempts.account_subject(email)):
+            user, account = await self._admitted(email, caller)
+            right = await self._passwords.matches(user["password_hash"] if user else None, password)
+            if not right or user is None or user["disabled"]:
+                await self._refuse(user, account, caller)
+                raise Unauthenticated(_REFUSED)
+            async with self._db.identifying(user_id=user["id"]) as tx:
+                await attempts.succeeded(tx, account)
+                return await self._open(tx, user, caller)
+
+    async def refresh(self, refresh_token: str, caller: Caller) -> SignedIn:
+        """Use a refresh token up for a new pair. Raises TokenInvalid, TokenRevoked (re-use), TooManyRequests."""
+        digest = hash_of(refresh_token)
+        async with self._db.identifying() as tx:
+            address = attempts.address_subject(caller.address)
+            await attempts.check(tx, digest.hex(), address)
+            row = await tx.one(SQL["use_refresh_token"], digest) if is_refresh_token(refresh_token) else None
+            if row is not None:
+                await tx.execute(SQL["extend_session"], row["session_id"], self._refresh_days)
+                return await self._pair(tx, row["session_id"], row["user_id"], row["email"])
+            # Written down and committed, also when it ends in a refusal.
+            reused = await tx.one(SQL["revoke_family"], digest)
+            await attempts.failed(tx, address)
+            if reused is not None:
+                await audit.record(
+                    tx, f"user:{reused['user_id']}", "session.reuse_detected", f"session:{reused['session_id']}"
+                )
+        if reused is not None:
+            raise TokenRevoked("this refresh token was used before; the session has ended: sign in again")
+        raise TokenInvalid("the refresh token is not valid")
+
+    async def sign_out(self, user_id: UUID, session_id: UUID) -> None:
+        """End a session; its access tokens open nothing from now on. Ending it twice is fine."""
+        async with self._db.identifying(user_id=user_id) as tx:
+            if await tx.execute(SQL["revoke_session"], session_id, user_id):
+                await audit.record(tx, f"user:{user_id}", "session.ended", f"session:{session_id}")
+
+    async def _admitted(self, email: str, caller: Caller) -> tuple[Row | None, str]:
+        """The user, if any, and the subject that this attempt counts for. Raises TooManyRequests."""
+        async with self._db.identifying() as tx:
+            user = await tx.one(SQL["user_by_email"], email)
+            at_home = await tx.value(SQL["has_signed_in_from"], user["id"] if user else None, caller.address)
+            account = attempts.account_subject(email, home=caller.address if at_home else "")
+            await attempts.check(tx, account, attempts.address_subject(caller.address))
+        return user, account
+
+    async def _refuse(self, user: Row | None, account: str, caller: Caller) -> None:
+        # What a stranger typed is not written down: it may be a password in the wrong field.
+        subject = f"user:{user['id']}" if user else account
+        async with self._db.identifying() as tx:
+            await attempts.failed(tx, account, attempts.address_subject(caller.address))
+            await audit.record(tx, "anonymous", "session.refused", subject, {"address": caller.address})
+
+    async def _open(self, tx: Tx, user: Row, caller: Caller) -> SignedIn:
+        session_id: UUID = await tx.value(
+            SQL["open_session"], user["id"], self._refresh_days, caller.address, caller.user_agent[:500]
+        )
+        await audit.record(
+            tx, f"user:{user['id']}", "session.opened", f"session:{session_id}", {"address": caller.address}
+        )
+        return await self._pair(tx, session_id, user["id"], user["email"])
+
+    async def _pair(self, tx: Tx, session_id: UUID, user_id: UUID, email: str) -> SignedIn:
+        refresh_token = new_refresh_token()
+        await tx.execute(SQL["add_refresh_token"], hash_of(refresh_token), session_id, self._refresh_days)
+        return SignedIn(
+            access_token=self._signer.sign(user_id=user_id, email=email, session_id=session_id, now=int(time.time())),
+            refresh_token=refresh_token,
+            expires_in=self._signer.usable_seconds,
+            user_id=user_id,
+            email=email,
+        )

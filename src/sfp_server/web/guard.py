@@ -1,0 +1,61 @@
+"""Who may call a route. A route says which scope opens it, or that it is public; silence is refused.
+
+    @get("/tasks", opt={"scope": "tasks:read"})
+    @get("/health", opt={"scope": PUBLIC})
+
+The order is 401, then 403, then 404 and 400: nothing of the request is parsed for somebody who may not send it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from sfp_server.actor import Actor
+from sfp_server.errors import Forbidden, Unauthenticated
+from sfp_server.web.asgi import Scope
+from sfp_server.web.ratelimit import RateLimiter
+
+PUBLIC = "public"
+
+
+class Authenticate(Protocol):
+    async def __call__(self, token: str, *, team: str | None, address: str = "") -> Actor:
+        """Raises Unauthenticated (or what is below it), NotFound for a team that is not the caller's, Unavailable."""
+        ...
+
+
+def bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """The token of the Authorization header. Raises Unauthenticated."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("send a token: Authorization: Bearer …")
+    return token
+
+
+def address_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """The caller's address as the edge saw it; empty on a unix socket."""
+    return connection.client.host if connection.client else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """The one guard of the application: finds the actor, asks for the scope, counts the request."""
+
+    authenticate: Authenticate
+    limiter: RateLimiter
+    #: requests per minute of one actor, 0: unlimited
+    actor_limit: int
+
+    async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        needed = handler.opt.get("scope")
+        if needed == PUBLIC:
+            return
+        team = connection.headers.get("x-sfp-team") or None
+        actor = await self.authenticate(bearer(connection), team=team, address=address_of(connection))
+        connection.scope["user"] = actor
+        self.limiter.check(cast("Scope", connection.scope), actor.label, "actor", self.actor_limit)
+        if not isinstance(needed, str) or needed not in actor.scopes:
+            raise Forbidden(f"this needs the scope {needed}" if needed else "this route declares no scope")
