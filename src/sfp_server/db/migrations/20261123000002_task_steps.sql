@@ -24,7 +24,8 @@ CREATE FUNCTION tell_task(task tasks, event_name text) RETURNS void LANGUAGE sql
 $$;
 
 -- Give the next waiting task of a queue to a dispatcher, if a slot is free. No row: nothing to run now.
--- Capacity is counted from active attempts under the queue's row lock: there is no counter that could leak.
+-- Capacity is counted from active attempts under the queue's row lock: there is no counter that could leak. (NO KEY: a
+-- submission holds a key share of that row through its foreign key, and must not wait for us, nor we for it.)
 CREATE FUNCTION claim(from_queue text, by_dispatcher uuid, on_runtimes text[]) RETURNS SETOF tasks
 LANGUAGE plpgsql VOLATILE SET search_path = sfp AS $$
 DECLARE
@@ -32,7 +33,7 @@ DECLARE
   busy     int;
   claimed  tasks;
 BEGIN
-  SELECT slots INTO capacity FROM queues WHERE name = from_queue AND NOT paused FOR UPDATE;
+  SELECT slots INTO capacity FROM queues WHERE name = from_queue AND NOT paused FOR NO KEY UPDATE;
   SELECT count(*) INTO busy FROM attempts WHERE queue = from_queue AND status = 'active';
   IF capacity IS NULL OR busy >= capacity THEN
     RETURN;

@@ -1,0 +1,155 @@
+"""Composition roots of the processes that serve no HTTP: dispatcher, broker, deliverer.
+
+Each reads the secrets that it needs and nothing else, and returns after SIGTERM or SIGINT.
+"""
+
+import asyncio
+import ctypes
+import fcntl
+import os
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from sfp_server.credentials.broker import Broker
+from sfp_server.credentials.vault import Opener
+from sfp_server.db.database import Database
+from sfp_server.kinds import KINDS
+from sfp_server.runtimes import detect
+from sfp_server.runtimes.base import Limits, Runtime
+from sfp_server.settings import Settings
+from sfp_server.tasks.artifacts import ArtifactStore
+from sfp_server.tasks.attempt import Engine
+from sfp_server.tasks.dispatcher import Dispatcher
+from sfp_server.tasks.reports import SQL, persistently
+
+log = structlog.get_logger()
+
+#: seconds that running tasks get to end by themselves when the dispatcher is stopped
+STOP_SECONDS = 30.0
+_PR_SET_DUMPABLE = 4
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The instance's ceilings for one worker."""
+    return Limits(
+        memory_mb=settings.worker_memory_mb,
+        disk_mb=settings.worker_disk_mb,
+        processes=settings.worker_processes,
+        cpu_seconds=settings.worker_cpu_seconds,
+        output_bytes=settings.worker_output_mb * 1024 * 1024,
+        artifact_bytes=settings.worker_artifact_mb * 1024 * 1024,
+    )
+
+
+async def dispatch(settings: Settings) -> None:
+    """Run the dispatcher of this instance's directory; a second one waits until the first has ended."""
+    stopping = _stop_signal()
+    with await _only_one(settings.run_directory / "dispatcher.lock"):
+        store = ArtifactStore(settings.directory / "artifacts")
+        store.remove_drafts()
+        async with (
+            Database(settings.role_url("sfp_dispatcher"), application="sfp dispatcher", size=8) as database,
+            _runtimes(settings) as runtimes,
+        ):
+            await _set_slots(database, settings)
+            dispatcher = Dispatcher(
+                Engine(
+                    database=database,
+                    runtimes=runtimes,
+                    default_runtime=next(iter(runtimes)),
+                    kinds=KINDS,
+                    store=store,
+                    limits=limits_of(settings),
+                    grace_seconds=settings.grace_seconds,
+                ),
+                lease_seconds=settings.lease_seconds,
+                state_file=settings.run_directory / "dispatcher.json",
+                place=str(settings.directory),
+            )
+            stopper = asyncio.create_task(_then(stopping, dispatcher.stop))
+            await dispatcher.run(stop_seconds=STOP_SECONDS)
+            stopper.cancel()
+
+
+@asynccontextmanager
+async def _runtimes(settings: Settings) -> AsyncGenerator[dict[str, Runtime]]:
+    """The runtimes of this machine, the default one first; closed at the end."""
+    runtime = await detect(settings, limits_of(settings))
+    try:
+        yield {runtime.name: runtime}
+    finally:
+        await runtime.close()
+
+
+async def _set_slots(database: Database, settings: Settings) -> None:
+    """`workerCounts` decides the slots when the dispatcher starts."""
+
+    async def once() -> None:
+        async with database.serving() as tx:
+            for queue, slots in settings.slots().items():
+                await tx.execute(SQL["set_slots"], queue, slots)
+
+    await persistently(once)
+
+
+async def broker(settings: Settings) -> None:
+    """Run the broker: the only process that reads the vault's private key."""
+    # Neither another process of this user nor a core dump may show what it decrypts.
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    stopping = _stop_signal()
+    opener = Opener(settings.secret("vault-private.pem"))
+    async with Database(settings.role_url("sfp_broker"), application="sfp broker", size=4) as database:
+        await _until(stopping, Broker(database, opener).serve(settings.broker_socket))
+
+
+async def deliver(settings: Settings) -> None:
+    """Run the deliverer: the relay from the event log to Valkey."""
+    from sfp_server.events import relay
+
+    await _until(_stop_signal(), relay.run(settings))
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    event = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, event.set)
+    return event
+
+
+async def _then(event: asyncio.Event, step: Callable[[], None]) -> None:
+    await event.wait()
+    step()
+
+
+async def _until(event: asyncio.Event, work: Awaitable[None]) -> None:
+    """Do `work` until it ends or `event` is set."""
+    working = asyncio.ensure_future(work)
+    stopped = asyncio.create_task(event.wait())
+    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not working.done():
+        working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
+
+
+async def _only_one(path: Path) -> IO[str]:
+    """Hold the lock file as long as the answer is open; the kernel frees it when the process dies."""
+    file = path.open("a")
+    told = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                log.warning("another dispatcher of this instance is running; waiting for its end", pid=os.getpid())
+                told = True
+            await asyncio.sleep(0.2)
+        else:
+            return file

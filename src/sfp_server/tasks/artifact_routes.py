@@ -1,0 +1,85 @@
+"""`/artifacts`: upload an input, read it back, delete it; `/tasks/{id}/artifacts`: what a task kept."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from litestar import Response, delete, get, post
+from litestar.params import Parameter
+
+from sfp_server.actor import Actor
+from sfp_server.db.database import Database, Row
+from sfp_server.settings import Settings
+from sfp_server.tasks import artifact_service as service
+from sfp_server.tasks import wire
+from sfp_server.tasks.artifacts import ArtifactStore
+from sfp_server.tasks.transfer import Upload, clean_name, send_file
+from sfp_server.web.wire import ApiRequest
+
+_Name = Annotated[str | None, Parameter(max_length=255, required=False)]
+
+
+@post("/artifacts", opt={"scope": "artifacts:write"}, request_max_body_size=None)
+async def upload(
+    request: ApiRequest, actor: Actor, db: Database, store: ArtifactStore, settings: Settings, name: _Name = None
+) -> wire.ArtifactAnswer:
+    """Upload an input: the raw bytes as the body, or a form with one file."""
+    incoming = Upload(request, name or "")
+    stored = await store.receive(incoming.chunks(), limit=settings.upload_max_mb * 1024 * 1024)
+    try:
+        async with db.transaction(actor) as tx:
+            row = await service.add(
+                tx, actor, stored, name=clean_name(incoming.name), content_type=incoming.content_type
+            )
+    except BaseException:
+        store.remove(stored.id)
+        raise
+    return wire.artifact(row)
+
+
+@get("/artifacts/{artifact_id:uuid}", opt={"scope": "artifacts:read"})
+async def download(
+    artifact_id: UUID, request: ApiRequest, actor: Actor, db: Database, store: ArtifactStore
+) -> Response[Any]:
+    """The bytes of an uploaded or kept artifact."""
+    async with db.transaction(actor) as tx:
+        row = await service.find(tx, artifact_id)
+    return _send(row, request, store)
+
+
+@delete("/artifacts/{artifact_id:uuid}", opt={"scope": "artifacts:write"})
+async def remove(artifact_id: UUID, actor: Actor, db: Database, store: ArtifactStore) -> None:
+    """Forget an uploaded artifact."""
+    async with db.transaction(actor) as tx:
+        await service.remove(tx, artifact_id)
+    store.remove(artifact_id)
+
+
+@get("/tasks/{task_id:uuid}/artifacts", opt={"scope": "artifacts:read"})
+async def kept(task_id: UUID, actor: Actor, db: Database) -> wire.ArtifactsAnswer:
+    """Names, sizes and hashes of what a task kept."""
+    async with db.transaction(actor) as tx:
+        rows = await service.kept(tx, task_id)
+    return wire.ArtifactsAnswer(items=[wire.artifact(row) for row in rows])
+
+
+@get("/tasks/{task_id:uuid}/artifacts/{path:path}", opt={"scope": "artifacts:read"})
+async def kept_file(
+    task_id: UUID, path: str, request: ApiRequest, actor: Actor, db: Database, store: ArtifactStore
+) -> Response[Any]:
+    """The bytes of one file that a task kept."""
+    async with db.transaction(actor) as tx:
+        row = await service.kept_file(tx, task_id, path.lstrip("/"))
+    return _send(row, request, store)
+
+
+def _send(row: Row, request: ApiRequest, store: ArtifactStore) -> Response[Any]:
+    return send_file(
+        store.path(row["id"]),
+        name=row["name"],
+        size=row["size"],
+        sha256=row["sha256"],
+        range_header=request.headers.get("range"),
+    )
+
+
+ROUTES = [upload, download, remove, kept, kept_file]

@@ -1,0 +1,306 @@
+"""One attempt, from claim to finish: describe → ticket → start → report → finish → clean.
+
+Whatever happens ends in exactly one call of the `finish` statement, which names the attempt: an attempt that is
+no longer the current one changes nothing. Reports go to the database as they come; while it is away they
+wait, and so does the worker (back-pressure).
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from sfp_server.db.database import Database
+from sfp_server.runtimes.base import (
+    Exit,
+    Handle,
+    Limits,
+    Network,
+    Runtime,
+    RuntimeUnavailable,
+    Workload,
+)
+from sfp_server.tasks.artifacts import ArtifactStore
+from sfp_server.tasks.kind import Circumstances, Kind, Kinds
+from sfp_server.tasks.model import RETRYABLE, Claimed, Status, TaskError
+from sfp_server.tasks.reports import SQL, Reports, persistently
+
+log = structlog.get_logger()
+
+#: seconds beyond the grace period after which a worker that does not end is abandoned as lost
+_STOP_SECONDS = 10.0
+
+
+class Ending(StrEnum):
+    """Why the dispatcher itself ends an attempt."""
+
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    #: the attempt is no longer ours: end the worker, write nothing
+    STALE = "stale"
+    #: the dispatcher is being stopped
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ends, ready for the `finish` statement."""
+
+    status: Status
+    error: TaskError | None = None
+    result: Mapping[str, Any] | None = None
+    exit: Exit = field(default_factory=Exit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What every attempt needs of its dispatcher."""
+
+    database: Database
+    runtimes: Mapping[str, Runtime]
+    default_runtime: str
+    kinds: Kinds
+    store: ArtifactStore
+    limits: Limits
+    grace_seconds: float
+
+
+class Attempt:
+    """Runs one claimed task. `end` may be called at any time; `run` returns when everything is cleaned up."""
+
+    def __init__(self, engine: Engine, task: Claimed) -> None:
+        self.task = task
+        self._engine = engine
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._reports = Reports(engine.database, engine.store, task, lambda: self.end(Ending.STALE))
+        self._began = time.monotonic()
+        self._log = log.bind(
+            team=str(task.team_id), task=str(task.id), attempt=task.attempt, type=task.type, queue=str(task.priority)
+        )
+
+    def end(self, why: Ending) -> None:
+        """Ask the worker to end. The first reason counts."""
+        if not self._ending.done():
+            self._ending.set_result(why)
+
+    async def run(self) -> None:
+        self._log.info("attempt started")
+        try:
+            outcome = await self._outcome()
+        except Exception:
+            self._log.exception("attempt broke")
+            outcome = _failed("internal", "the server failed to run this task; its log says more")
+        finally:
+            self._reports.close()
+        if outcome is None:
+            self._log.warning("attempt is no longer ours; its worker was ended")
+            return
+        await self._finish(outcome)
+
+    async def _outcome(self) -> Outcome | None:
+        kind = self._engine.kinds.get(self.task.type)
+        if kind is None:
+            return _failed("unknown_type", f"this release has no task type {self.task.type}")
+        runtime = self._engine.runtimes[self.task.runtime or self._engine.default_runtime]
+        try:
+            data = msgspec.convert(self.task.data, kind.data)
+            workload = kind.describe(data, await persistently(lambda: self._circumstances(kind, data)))
+            self._reports.ticket = await self._ticket()
+            handle = await runtime.start(workload, self._reports)
+        except msgspec.ValidationError as error:
+            return _failed("bad_data", f"the stored data no longer fits the type: {error}")
+        except FileNotFoundError:
+            return _failed("workspace", "an input artifact was deleted before the task ran")
+        except RuntimeUnavailable as error:
+            return _failed("cannot_start", f"no worker could be started: {error}")
+        return await self._supervise(runtime, handle, kind, data, workload)
+
+    async def _circumstances(self, kind: Kind[Any], data: Any) -> Circumstances:
+        inputs: dict[UUID, tuple[Path, str]] = {}
+        for artifact_id in kind.inputs(data):
+            async with self._engine.database.serving(self.task.team_id) as tx:
+                row = await tx.one(SQL["input"], artifact_id)
+            path = self._engine.store.path(artifact_id)
+            if row is None or not path.is_file():
+                raise FileNotFoundError
+            inputs[artifact_id] = (path, row["name"])
+        return Circumstances(
+            operation_id=str(self.task.id),
+            attempt=self.task.attempt,
+            network=Network(self.task.network),
+            limits=_narrowed(self._engine.limits, self.task.limits),
+            grace_seconds=self._engine.grace_seconds,
+            inputs=inputs,
+        )
+
+    async def _ticket(self) -> str | None:
+        """A fresh ticket for this attempt; only its hash is stored. None when the task declares no credential."""
+        if not self.task.credentials:
+            return None
+        ticket = secrets.token_urlsafe(32)
+        token_hash = hashlib.sha256(ticket.encode()).digest()
+
+        async def once() -> int:
+            async with self._engine.database.serving(self.task.team_id) as tx:
+                return await tx.execute(SQL["add_ticket"], token_hash, self.task.id, self.task.attempt)
+
+        await persistently(once)
+        return ticket
+
+    async def _supervise(
+        self, runtime: Runtime, handle: Handle, kind: Kind[Any], data: Any, workload: Workload
+    ) -> Outcome | None:
+        saving = asyncio.create_task(self._save_handle(runtime.name, handle))
+        waiting = asyncio.ensure_future(runtime.wait(handle))
+        try:
+            await asyncio.wait(
+                {waiting, self._ending}, timeout=self.task.timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if waiting.done():
+                return self._judge(kind, data, await waiting)
+            self.end(Ending.TIMEOUT)
+            return await self._end_worker(runtime, handle, waiting, self._ending.result(), workload.grace_seconds)
+        finally:
+            await asyncio.shield(runtime.stop(handle))
+            saving.cancel()
+            waiting.cancel()
+            await asyncio.gather(saving, waiting, return_exceptions=True)
+
+    async def _end_worker(
+        self, runtime: Runtime, handle: Handle, waiting: asyncio.Future[Exit], why: Ending, grace: float
+    ) -> Outcome | None:
+        if why is Ending.STALE:
+            return None
+        await runtime.terminate(handle)
+        await asyncio.wait({waiting}, timeout=grace + _STOP_SECONDS)
+        exit_ = await waiting if waiting.done() else Exit()
+        match why:
+            case Ending.CANCELLED:
+                error = TaskError(code="cancelled", message="cancelled while it was running")
+                return Outcome(status=Status.CANCELLED, error=error, result=self._result(exit_), exit=exit_)
+            case Ending.TIMEOUT:
+                text = f"it ran longer than {self.task.timeout_seconds:g} seconds"
+                return Outcome(
+                    status=Status.FAILED,
+                    error=TaskError(code="timeout", message=text, retryable=True),
+                    result=self._result(exit_),
+                    exit=exit_,
+                )
+            case Ending.SHUTDOWN:
+                return _failed("worker_lost", "the dispatcher was stopped while the task ran")
+
+    def _judge(self, kind: Kind[Any], data: Any, exit_: Exit) -> Outcome:
+        failure = exit_.failure or self._reports.failure
+        if failure is not None:
+            error = TaskError(code=failure.code, message=failure.message, retryable=failure.code in RETRYABLE)
+            return Outcome(status=Status.FAILED, error=error, result=self._result(exit_), exit=exit_)
+        if kind.succeeded(data, exit_):
+            return Outcome(status=Status.COMPLETED, result=self._result(exit_), exit=exit_)
+        how = f"killed by signal {exit_.signal}" if exit_.signal else f"exited with status {exit_.code}"
+        error = TaskError(code="exit_code", message=f"the program {how}", retryable=True)
+        return Outcome(status=Status.FAILED, error=error, result=self._result(exit_), exit=exit_)
+
+    def _result(self, exit_: Exit) -> dict[str, Any]:
+        return {
+            "exitCode": exit_.code,
+            "signal": exit_.signal,
+            "durationMs": round((time.monotonic() - self._began) * 1000),
+            "output": exit_.output,
+            "artifacts": self._reports.kept,
+            "usage": {
+                "cpuSeconds": exit_.usage.cpu_seconds,
+                "peakMemoryBytes": exit_.usage.peak_memory_bytes,
+                "outputBytes": exit_.usage.output_bytes,
+            },
+        }
+
+    async def _save_handle(self, runtime: str, handle: Handle) -> None:
+        async def once() -> int:
+            async with self._engine.database.serving(self.task.team_id) as tx:
+                return await tx.execute(SQL["save_handle"], self.task.id, self.task.attempt, handle, runtime)
+
+        await persistently(once)
+
+    async def _finish(self, outcome: Outcome) -> None:
+        lost = outcome.error is not None and outcome.error.code == "worker_lost"
+        ended = await persistently(
+            lambda: finish(
+                self._engine.database,
+                self.task,
+                status=outcome.status,
+                error=outcome.error,
+                result=outcome.result,
+                exit_=outcome.exit,
+                attempt_status="lost" if lost else str(outcome.status),
+            )
+        )
+        self._log.info(
+            "attempt finished" if ended else "attempt was stale; its result is refused",
+            status=str(outcome.status),
+            code=outcome.error.code if outcome.error else None,
+            exit_code=outcome.exit.code,
+            seconds=round(time.monotonic() - self._began, 3),
+        )
+
+
+def _failed(code: str, message: str) -> Outcome:
+    return Outcome(status=Status.FAILED, error=TaskError(code=code, message=message, retryable=code in RETRYABLE))
+
+
+def _narrowed(limits: Limits, wanted: Mapping[str, int]) -> Limits:
+    """The task's own limits, where it named any; never above the instance's (checked at submission, again here)."""
+    names = {"memoryMb": "memory_mb", "diskMb": "disk_mb", "processes": "processes", "cpuSeconds": "cpu_seconds"}
+    values = {name: getattr(limits, name) for name in Limits.__dataclass_fields__}
+    for wire, name in names.items():
+        if wire in wanted:
+            ceiling = values[name]
+            values[name] = wanted[wire] if ceiling is None else min(wanted[wire], ceiling)
+    return Limits(**values)
+
+
+async def finish(
+    database: Database,
+    task: Claimed,
+    *,
+    status: Status,
+    error: TaskError | None,
+    result: Mapping[str, Any] | None,
+    exit_: Exit,
+    attempt_status: str,
+) -> bool:
+    """End an attempt in one transaction with its event, or put its task back in line when a retry is left.
+
+    False: the attempt is not the current one, and nothing was changed. Raises Unavailable.
+    """
+    delay = task.retry.delay_after(task.attempt) if error and error.retryable and status is Status.FAILED else None
+    usage = {
+        "cpuSeconds": exit_.usage.cpu_seconds,
+        "peakMemoryBytes": exit_.usage.peak_memory_bytes,
+        "outputBytes": exit_.usage.output_bytes,
+    }
+    wire_error = {"code": error.code, "message": error.message, "retryable": error.retryable} if error else None
+    async with database.serving() as tx:
+        return bool(
+            await tx.value(
+                SQL["finish"],
+                task.id,
+                task.attempt,
+                str(status),
+                wire_error,
+                result,
+                exit_.code,
+                exit_.signal,
+                usage,
+                attempt_status,
+                delay,
+            )
+        )

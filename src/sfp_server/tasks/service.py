@@ -1,0 +1,199 @@
+"""What a client can do with tasks. Every change tells its event in the same transaction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from sfp_server.actor import Actor
+from sfp_server.credentials.service import require_secrets
+from sfp_server.db.database import Row, Tx
+from sfp_server.db.queries import load
+from sfp_server.errors import AlreadyFinal, FieldError, Forbidden, Malformed, NotFinished, NotFound, Unprocessable
+from sfp_server.settings import Settings
+from sfp_server.tasks.kind import Kind, Kinds
+from sfp_server.tasks.model import Status
+from sfp_server.tasks.wire import LimitsBody, SecretCredential, SubmitTask
+from sfp_server.web.wire import convert
+
+SQL = load("sfp_server.tasks", "tasks.sql")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A checked `POST /tasks` body: its kind is known and its data fits."""
+
+    body: SubmitTask
+    kind: Kind[Any]
+    data: msgspec.Struct
+
+
+def check(body: SubmitTask, kinds: Kinds, settings: Settings) -> Submission:
+    """Check what can be checked without the database.
+
+    Raises:
+        Malformed: unknown type, or data that does not fit its schema (with paths below `data`).
+        Unprocessable: limits above the instance's, or what this release cannot do.
+    """
+    kind = kinds.get(body.type)
+    if kind is None:
+        known = ", ".join(sorted(kinds))
+        raise Malformed(
+            f"there is no task type {body.type!r}; known: {known}",
+            errors=(FieldError(path="type", message=f"must be one of: {known}"),),
+        )
+    if body.schedule_type == "recurring":
+        raise Unprocessable("recurring tasks are not part of this release")
+    if not settings.slots()[body.priority or kind.queue] and not any(settings.slots().values()):
+        raise Unprocessable("this instance has no worker slots: set workerCounts")
+    _check_limits(body.limits, settings)
+    for number, credential in enumerate(body.credentials):
+        if not isinstance(credential, SecretCredential):
+            raise Unprocessable(f"credentials[{number}]: this release leases credentials of type secret only")
+    return Submission(body=body, kind=kind, data=convert(body.data, kind.data, at="data"))
+
+
+def _check_limits(limits: LimitsBody | None, settings: Settings) -> None:
+    ceilings = {
+        "memory_mb": settings.worker_memory_mb,
+        "disk_mb": settings.worker_disk_mb,
+        "processes": settings.worker_processes,
+        "cpu_seconds": settings.worker_cpu_seconds,
+    }
+    for name, ceiling in ceilings.items():
+        wanted = getattr(limits, name) if limits else None
+        if wanted is not None and ceiling is not None and wanted > ceiling:
+            raise Unprocessable(f"limits: {wanted} is above this instance's {ceiling} ({name})")
+
+
+async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Settings, *, request_id: str) -> Row:
+    """Store a task; it runs if, and only if, this transaction commits.
+
+    Raises:
+        UnknownSecret: it declares a secret that the team does not have.
+        Unprocessable: its input artifact does not exist.
+    """
+    body, kind = submission.body, submission.kind
+    await require_secrets(tx, [item.name for item in body.credentials if isinstance(item, SecretCredential)])
+    for artifact_id in kind.inputs(submission.data):
+        if await tx.one(SQL["get_artifact"], artifact_id) is None:
+            raise Unprocessable(f"there is no artifact {artifact_id}")
+    retry = body.retry_config
+    row = await tx.one(
+        SQL["submit"],
+        body.type,
+        msgspec.to_builtins(submission.data),
+        str(body.priority or kind.queue),
+        body.schedule_type,
+        body.labels,
+        body.scheduled_for,
+        retry.max_attempts if retry else 1,
+        msgspec.to_builtins(retry) if retry else None,
+        body.timeout_seconds or kind.timeout_seconds or settings.default_timeout_seconds,
+        body.queue_timeout_seconds,
+        body.lock_duration / 1000 if body.lock_duration else settings.lease_seconds,
+        body.concurrency_key,
+        body.runtime,
+        body.network or str(kind.network),
+        {name: value for name, value in msgspec.to_builtins(body.limits or LimitsBody()).items() if value is not None},
+        msgspec.to_builtins(body.credentials),
+        actor.label,
+        actor.name,
+        request_id,
+        None,
+    )
+    assert row is not None  # INSERT … RETURNING
+    return row
+
+
+async def get(tx: Tx, task_id: UUID) -> Row:
+    """One task of the actor's team. Raises NotFound."""
+    row = await tx.one(SQL["get"], task_id)
+    if row is None:
+        raise NotFound(f"there is no task {task_id}")
+    return row
+
+
+async def attempts(tx: Tx, task_id: UUID) -> Sequence[Row]:
+    """The attempts of a task, first to last."""
+    return await tx.all(SQL["attempts"], task_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """What a list of tasks shows; None: all."""
+
+    status: Status | None = None
+    type: str | None = None
+    priority: str | None = None
+    labels: Mapping[str, str] | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+async def listed(tx: Tx, wanted: Filter, *, after: UUID | None, limit: int) -> Sequence[Row]:
+    """Tasks of the actor's team, newest first."""
+    return await tx.all(
+        SQL["list"],
+        wanted.status,
+        wanted.type,
+        wanted.priority,
+        wanted.labels,
+        wanted.created_after,
+        wanted.created_before,
+        after,
+        limit,
+    )
+
+
+async def result(tx: Tx, task_id: UUID) -> Row:
+    """A finished task. Raises NotFound, NotFinished."""
+    row = await get(tx, task_id)
+    if not Status(row["status"]).is_final:
+        raise NotFinished(f"the task is {row['status']}; ask again when it has finished, or follow task:{task_id}")
+    return row
+
+
+async def cancel(tx: Tx, actor: Actor, task_id: UUID) -> Status:
+    """End a pending task at once; ask the worker of an active one to end.
+
+    Returns the status after this call: `cancelled`, or `active` until the worker has ended.
+    Raises NotFound, Forbidden (somebody else's), AlreadyFinal.
+    """
+    row = await tx.one(SQL["lock"], task_id)
+    if row is None:
+        raise NotFound(f"there is no task {task_id}")
+    if row["created_by"] != actor.label and "tasks:cancel-any" not in actor.scopes:
+        raise Forbidden("only an owner or an application may cancel somebody else's task")
+    status = Status(row["status"])
+    if status.is_final:
+        raise AlreadyFinal(f"the task is already {status}")
+    if status is Status.ACTIVE:
+        await tx.execute(SQL["ask_to_cancel"], task_id, actor.label)
+        await tx.execute(SQL["wake_canceller"], task_id)
+        return Status.ACTIVE
+    error = {"code": "cancelled", "message": "cancelled before it started", "retryable": False}
+    await tx.one(SQL["cancel_pending"], task_id, actor.label, error)
+    return Status.CANCELLED
+
+
+async def logs(
+    tx: Tx, task_id: UUID, *, after: int, since: datetime | None, until: datetime | None, limit: int
+) -> Sequence[Row]:
+    """Log lines of a task after number `after`. Raises NotFound."""
+    await get(tx, task_id)
+    return await tx.all(SQL["logs"], task_id, after, since, until, limit)
+
+
+async def delete_logs(tx: Tx, task_id: UUID) -> int:
+    """Forget what a finished task logged; answers how many lines. Raises NotFound, NotFinished."""
+    await result(tx, task_id)
+    return await tx.execute(SQL["delete_logs"], task_id)
+
+
+async def queues(tx: Tx) -> Sequence[Row]:
+    """The queues with their depth, as the actor's team sees it."""
+    return await tx.all(SQL["queues"])

@@ -1,0 +1,131 @@
+-- name: submit
+-- Store a task, tell its event, wake the dispatchers: all when, and only when, the transaction commits.
+WITH made AS (
+  INSERT INTO tasks (team_id, type, data, priority, schedule_type, labels, reason, due_at, max_attempts, retry_config,
+                     timeout_seconds, queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network,
+                     limits, credentials, created_by, created_by_name, request_id, retry_of)
+  VALUES (current_team(), $1, $2, $3, $4, $5, CASE WHEN $6::timestamptz > now() THEN 'scheduled' ELSE 'queued' END,
+          coalesce($6::timestamptz, now()), $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+  RETURNING *
+), told AS (
+  SELECT tell_task(made, 'task.created'), pg_notify('sfp_tasks', made.priority) FROM made
+)
+SELECT made.*
+  FROM made, told
+
+-- name: get
+-- One task. A due one says that nobody could run it when no dispatcher is alive. No row: unknown, or not yours.
+SELECT tasks.*,
+       status = 'pending' AND due_at <= now()
+         AND NOT EXISTS (SELECT FROM dispatchers WHERE seen_at > now() - interval '15 seconds') AS nobody_runs
+  FROM tasks
+ WHERE id = $1
+
+-- name: attempts
+SELECT attempt, status, queue, runtime, started_at, ended_at, exit_code, signal, error, usage
+  FROM attempts
+ WHERE task_id = $1
+ ORDER BY attempt
+
+-- name: list
+-- Newest first; $7 is the last id of the previous page.
+SELECT tasks.*, false AS nobody_runs
+  FROM tasks
+ WHERE ($1::text IS NULL OR status = $1)
+   AND ($2::text IS NULL OR type = $2)
+   AND ($3::text IS NULL OR priority = $3)
+   AND ($4::jsonb IS NULL OR labels @> $4)
+   AND ($5::timestamptz IS NULL OR created_at > $5)
+   AND ($6::timestamptz IS NULL OR created_at < $6)
+   AND ($7::uuid IS NULL OR id < $7)
+ ORDER BY id DESC
+ LIMIT $8
+
+-- name: lock
+-- The task's state, held until the transaction ends. No row: unknown, or not yours.
+SELECT id, status, created_by, priority, attempt
+  FROM tasks
+ WHERE id = $1
+   FOR UPDATE
+
+-- name: cancel_pending
+WITH ended AS (
+  UPDATE tasks
+     SET status = 'cancelled', reason = NULL, reason_detail = NULL, finished_at = now(), cancelled_by = $2,
+         error = $3
+   WHERE id = $1
+     AND status = 'pending'
+  RETURNING *
+)
+SELECT tell_task(ended, 'task.cancelled')
+  FROM ended
+
+-- name: ask_to_cancel
+UPDATE tasks
+   SET cancel_requested_at = coalesce(cancel_requested_at, now()), cancelled_by = coalesce(cancelled_by, $2)
+ WHERE id = $1
+   AND status = 'active'
+
+-- name: wake_canceller
+SELECT pg_notify('sfp_tasks', 'cancel ' || $1::uuid)
+
+-- name: logs
+-- Log lines by their number in the task's channel.
+SELECT seq, at, data
+  FROM events
+ WHERE channel = 'task:' || $1::uuid
+   AND event = 'task.log'
+   AND seq > $2
+   AND ($3::timestamptz IS NULL OR at >= $3)
+   AND ($4::timestamptz IS NULL OR at < $4)
+   AND NOT data ? 'deleted'
+ ORDER BY seq
+ LIMIT $5
+
+-- name: delete_logs
+-- The lines' numbers stay, so that the channel has no holes; what they said is gone.
+UPDATE events
+   SET data = '{"deleted": true}'
+ WHERE channel = 'task:' || $1::uuid
+   AND event = 'task.log'
+   AND NOT data ? 'deleted'
+
+-- name: queues
+SELECT queues.name, slots, paused,
+       (SELECT count(*) FROM tasks WHERE priority = queues.name AND status = 'pending') AS pending,
+       (SELECT count(*) FROM tasks WHERE priority = queues.name AND status = 'active') AS active
+  FROM queues
+ ORDER BY array_position(ARRAY['critical', 'normal', 'batch'], name)
+
+-- name: add_artifact
+INSERT INTO artifacts (id, team_id, task_id, attempt, name, size, sha256, content_type, created_by)
+VALUES ($1, current_team(), $2, $3, $4, $5, $6, $7, $8)
+RETURNING *
+
+-- name: get_artifact
+SELECT *
+  FROM artifacts
+ WHERE id = $1
+
+-- name: task_artifacts
+-- Kept files of a task's latest attempt that kept any.
+SELECT *
+  FROM artifacts
+ WHERE task_id = $1
+   AND attempt = (SELECT max(attempt) FROM artifacts WHERE task_id = $1)
+ ORDER BY name
+
+-- name: task_artifact
+SELECT *
+  FROM artifacts
+ WHERE task_id = $1
+   AND name = $2
+ ORDER BY attempt DESC
+ LIMIT 1
+
+-- name: delete_artifact
+-- No row: unknown, not yours, or kept by a task.
+DELETE FROM artifacts
+ WHERE id = $1
+   AND task_id IS NULL
+RETURNING id
