@@ -17,10 +17,6 @@ _FLAG_NEW_LISTENER = 1 << 3
 #: (kernel 5.19) a signal, such as those by which Go pre-empts, does not interrupt a waiting connect
 _FLAG_WAIT_KILLABLE = 1 << 5
 
-IN_MODIFY = 0x2
-IN_MOVED_TO = 0x80
-IN_CREATE = 0x100
-
 
 class _Numbers:
     """System call numbers of this machine's architecture."""
@@ -70,17 +66,6 @@ def die_with_parent(signal: int) -> None:
 def pidfd_getfd(pidfd: int, descriptor: int) -> int:
     """Our own copy of another process's descriptor, closed on exec."""
     return _check(_libc.syscall(ctypes.c_long(_PIDFD_GETFD), pidfd, descriptor, 0))
-
-
-def inotify(path: bytes, mask: int) -> int:
-    """A descriptor that becomes readable when something in the directory `path` matches `mask`."""
-    descriptor = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-    try:
-        _check(_libc.inotify_add_watch(descriptor, ctypes.c_char_p(path), ctypes.c_uint32(mask)))
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 class _Program(ctypes.Structure):

@@ -5,11 +5,13 @@ import stat
 import time
 from collections.abc import Callable
 
-from sfp_worker import kernel, protocol
+from sfp_worker import protocol
 from sfp_worker.logs import clean
 from sfp_worker.redact import Redactor
 
-#: seconds between two reports; the last one always goes out
+#: Seconds between two looks, and so between two reports; the last line always goes out. A look is one
+#: failing or succeeding open(2). inotify would be the event to wait for, but to let go of one takes the
+#: kernel 10 ms or more, which is longer than most of a short task.
 INTERVAL_SECONDS = 0.1
 #: bytes read at once; what a program writes beyond this between two looks is skipped
 READ_BYTES = 64 * 1024
@@ -36,53 +38,30 @@ class Progress:
         self._offset: int = 0
         self._inode: int = 0
         self._rest = b""
-        self._waiting: tuple[int, str] | None = None
-        self._sent_at = 0.0
-        path = f"/proc/self/fd/{folder}".encode()
-        self._inotify = kernel.inotify(path, kernel.IN_MODIFY | kernel.IN_CREATE | kernel.IN_MOVED_TO)
-
-    def fileno(self) -> int:
-        return self._inotify
-
-    def changed(self) -> None:
-        """Something happened in the folder: read on."""
-        try:
-            os.read(self._inotify, 64 * 1024)
-        except BlockingIOError:
-            return
-        self.read()
+        self._looked_at = time.monotonic()
 
     def read(self) -> None:
-        for line in self._new_lines():
-            parsed = parse(line)
-            if parsed:
-                text = self._redactor.text(parsed[1])[: protocol.MAX_PROGRESS_TEXT]
-                self._waiting = (parsed[0], text)
-        self.flush_if_due()
+        """Look at the file, and report what is new."""
+        self._looked_at = time.monotonic()
+        parsed = [found for line in self._new_lines() if (found := parse(line)) is not None]
+        if parsed:
+            percent, text = parsed[-1]  # between two looks only the last one counts
+            self._send(percent, self._redactor.text(text)[: protocol.MAX_PROGRESS_TEXT])
 
-    def due_in(self) -> float | None:
-        if self._waiting is None:
-            return None
-        return max(0.0, self._sent_at + INTERVAL_SECONDS - time.monotonic())
+    def due_in(self) -> float:
+        """Seconds until `read_if_due` should be called."""
+        return max(0.0, self._looked_at + INTERVAL_SECONDS - time.monotonic())
 
-    def flush_if_due(self) -> None:
+    def read_if_due(self) -> None:
         if self.due_in() == 0.0:
-            self._flush()
+            self.read()
 
     def finish(self) -> None:
-        """The program has ended: what is unread and unsent goes out now."""
+        """The program has ended: what is unread goes out now, a last line without its newline too."""
         self.read()
         if self._rest:
             self._rest += b"\n"
             self.read()
-        self._flush()
-        os.close(self._inotify)
-
-    def _flush(self) -> None:
-        if self._waiting is not None:
-            self._send(*self._waiting)
-            self._waiting = None
-            self._sent_at = time.monotonic()
 
     def _new_lines(self) -> list[bytes]:
         try:

@@ -98,7 +98,6 @@ class Watch:
         self._handle(self._reaper.fileno(), self._reaper.reap)
         if progress is not None:
             self._progress = progress
-            self._handle(progress.fileno(), progress.changed)
         if gate is not None and child.listener is not None:
             self._gate = gate
             gate.attach(child.listener)
@@ -118,7 +117,7 @@ class Watch:
                 self._dispatch(descriptor, events)
         self._batch.flush_if_due()
         if self._progress is not None:
-            self._progress.flush_if_due()
+            self._progress.read_if_due()
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._reaper.signal_all(signal.SIGKILL)
             self._kill_at = time.monotonic() + KILL_ROUND_SECONDS

@@ -12,8 +12,11 @@ from sfp_worker import kernel
 from sfp_worker.failure import Failed
 
 #: what the out-of-memory killer should take first, before the supervisor
-OOM_SCORE = 700
+OOM_SCORE = "700"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+#: signals that stay ignored in a program unless reset
+IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 #: (resource, soft and hard limit)
 Limit = tuple[int, int]
@@ -54,14 +57,75 @@ def start(launch: Launch) -> Child:
     """
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
+    streams = (_stdin(launch.stdin), out_write, err_write)
+    try:
+        special = launch.gated or launch.filters or launch.identity is not None
+        pid, listener = _fork(launch, streams) if special else (_spawn(launch, streams), None)
+    except Failed:
+        os.close(out_read)
+        os.close(err_read)
+        raise
+    finally:
+        for descriptor in streams:
+            os.close(descriptor)
+    _raise_oom_score(pid)
+    return Child(pid, out_read, err_read, listener)
+
+
+def _spawn(launch: Launch, streams: tuple[int, int, int]) -> int:
+    """The short way, 3 ms less than fork: the child shares our memory until it is the program.
+
+    So directory and limits cannot be set in between; we take them on ourselves, who serve one job only.
+    """
+    try:
+        os.chdir(launch.cwd)
+    except OSError as error:
+        raise _cannot_start(launch, _STEP_CHDIR, error.errno or 0) from error
+    try:
+        for number, value in launch.limits:
+            resource.setrlimit(number, (value, value))
+    except (OSError, ValueError) as error:
+        raise _cannot_start(launch, _STEP_SETUP, getattr(error, "errno", 0)) from error
+    try:
+        return os.posix_spawn(
+            _program(launch),
+            list(launch.argv),
+            dict(launch.env),
+            file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(streams)],
+            setsid=True,
+            setsigdef=IGNORED_BY_PYTHON,
+        )
+    except OSError as error:
+        raise _cannot_start(launch, _STEP_EXEC, error.errno or 0) from error
+
+
+def _program(launch: Launch) -> str:
+    """What to execute: looked up on the PATH that the program gets, not on ours.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    name = launch.argv[0]
+    if "/" in name:
+        return name
+    failure: OSError = FileNotFoundError(errno.ENOENT, "not found")
+    for folder in launch.env.get("PATH", DEFAULT_PATH).split(":"):
+        path = f"{folder or '.'}/{name}"
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+        if os.path.isfile(path):
+            failure = PermissionError(errno.EACCES, "not executable")
+    raise failure
+
+
+def _fork(launch: Launch, streams: tuple[int, int, int]) -> tuple[int, int | None]:
+    """The long way, with filters, another user, or the gate: (pid, listener of its connects)."""
     fail_read, fail_write = os.pipe()
     mine, theirs = socket.socketpair() if launch.gated else (None, None)
-    stdin = _stdin(launch.stdin)
     pid = os.fork()
     if pid == 0:
-        _become(launch, (stdin, out_write, err_write), fail_write, theirs)
-    for descriptor in (stdin, out_write, err_write, fail_write):
-        os.close(descriptor)
+        _become(launch, streams, fail_write, theirs)
+    os.close(fail_write)
     listener = None
     if mine is not None and theirs is not None:
         theirs.close()
@@ -70,10 +134,10 @@ def start(launch: Launch) -> Child:
         failure = pipe.read(8)
     if failure:
         os.waitpid(pid, 0)
-        for descriptor in (out_read, err_read, *([listener] if listener is not None else [])):
-            os.close(descriptor)
+        if listener is not None:
+            os.close(listener)
         raise _cannot_start(launch, *struct.unpack("ii", failure))
-    return Child(pid, out_read, err_read, listener)
+    return pid, listener
 
 
 def _receive_listener(mine: socket.socket) -> int | None:
@@ -106,10 +170,8 @@ def _become(launch: Launch, streams: tuple[int, int, int], fail: int, gate: sock
         os.setsid()
         for target, source in enumerate(streams):
             os.dup2(source, target)
-        # Python ignores these two; a program expects their default.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        for number in IGNORED_BY_PYTHON:
             signal.signal(number, signal.SIG_DFL)
-        _raise_oom_score()
         if launch.identity is not None:
             os.setgroups([])
             os.setresgid(launch.identity, launch.identity, launch.identity)
@@ -124,7 +186,7 @@ def _become(launch: Launch, streams: tuple[int, int, int], fail: int, gate: sock
         if gate is not None:
             socket.send_fds(gate, [b"g"], [kernel.connect_listener()])
         step = _STEP_EXEC
-        os.execvpe(launch.argv[0], list(launch.argv), dict(launch.env))  # noqa: S606 (no shell is the point)
+        os.execve(_program(launch), list(launch.argv), dict(launch.env))  # noqa: S606 (no shell is the point)
     except OSError as error:
         os.write(fail, struct.pack("ii", step, error.errno or 0))
     except BaseException:
@@ -132,14 +194,12 @@ def _become(launch: Launch, streams: tuple[int, int, int], fail: int, gate: sock
     os._exit(127)
 
 
-def _raise_oom_score() -> None:
-    # We are not dumpable until exec, so our own /proc files belong to root; nobody else runs yet.
-    kernel.set_dumpable(True)
+def _raise_oom_score(pid: int) -> None:
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(OOM_SCORE))
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(OOM_SCORE)
     except OSError:
-        return  # no /proc to write to: the kernel then judges by size alone
+        return  # ended already, or another user's: the kernel then judges by size alone
 
 
 def _cannot_start(launch: Launch, step: int, code: int) -> Failed:
