@@ -17,6 +17,7 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
+import faults
 from sfp_server.db.database import Database, run_script
 from sfp_server.db.migrate import SERVICE_ROLES, migrate
 
@@ -136,6 +137,18 @@ async def clone(cluster: Cluster) -> AsyncIterator[Clone]:
     await run_script(cluster.url("postgres"), f"CREATE DATABASE {name} TEMPLATE sfp_template")
     yield Clone(cluster, name)
     await run_script(cluster.url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """A real Valkey of this run, on a private socket."""
+    directory = Path(tempfile.mkdtemp(prefix="sfp-valkey-"))
+    service = faults.valkey(directory).start()
+    try:
+        yield f"unix://{directory / 'valkey.sock'}"
+    finally:
+        service.stop()
+        shutil.rmtree(directory)
 
 
 @pytest.fixture
