@@ -7,7 +7,8 @@ channels' last numbers are compared too, so that all this goes on, slower, witho
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -79,6 +80,16 @@ class Live:
         #: set while Valkey is connected
         self.is_hearing = asyncio.Event()
 
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Serve while the block lasts."""
+        running = asyncio.create_task(self.run())
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
     async def run(self) -> None:
         """Serve until cancelled; survives the absence of the database, of Valkey and of the relay."""
         try:
@@ -145,6 +156,8 @@ class Live:
                 await self._listen()
             except (ValkeyError, OSError) as error:
                 self._valkey_outage.began(error)
+            except Exception:  # must survive anything: the poll serves meanwhile
+                _log.exception("listening to valkey failed")
             self.is_hearing.clear()
             await asyncio.sleep(RETRY_DELAY)
 
@@ -230,6 +243,8 @@ class Live:
                     await self._compare([feed for feed in self._feeds.values() if feed.team_id == team_id])
                 except SfpError as error:
                     self._database_outage.began(error)
+                except Exception:  # must survive anything: without it a lost publication would never be noticed
+                    _log.exception("the last numbers of channels could not be compared")
                 else:
                     self._database_outage.over()
 

@@ -5,7 +5,6 @@ because there was too much at once) is read from the log by the API processes, a
 """
 
 import asyncio
-import signal
 from collections import OrderedDict
 from collections.abc import Sequence
 from uuid import UUID
@@ -148,16 +147,7 @@ def _by_channel(rows: Sequence[Row]) -> dict[_Key, list[Frame]]:
 
 
 async def run(settings: Settings) -> None:
-    """The deliverer process: relay events until SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    """The deliverer's work: relay events until cancelled."""
     cache = valkey.asyncio.from_url(settings.cache_connection_url(), socket_connect_timeout=PUBLISH_TIMEOUT)  # pyright: ignore[reportUnknownMemberType] (untyped library)
-    async with Database(settings.role_url("sfp_deliverer"), application="sfp-deliverer", size=2) as database, cache:
-        relaying = asyncio.create_task(Relay(database, cache).run())
-        stopping = asyncio.create_task(stopped.wait())
-        await asyncio.wait({relaying, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not relaying.done():
-            relaying.cancel()
-        await asyncio.gather(relaying, return_exceptions=stopped.is_set())
+    async with Database(settings.role_url("sfp_deliverer"), application="sfp deliverer", size=2) as database, cache:
+        await Relay(database, cache).run()

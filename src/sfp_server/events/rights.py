@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from sfp_server.actor import Actor
-from sfp_server.errors import Forbidden, NotFound, SfpError, Unavailable
+from sfp_server.errors import Forbidden, NotFound, SfpError, TokenExpired, Unavailable
 from sfp_server.web.guard import Authenticate
 
 SCOPE = "events:read"
@@ -38,6 +38,11 @@ class Viewer:
     actor: Actor
     #: done when the right has ended, with the reason
     ended: asyncio.Future[SfpError]
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the right has ended for good; who renews an expired token resumes and misses nothing."""
+        return self.ended.done() and not isinstance(self.ended.result(), TokenExpired | Unavailable)
 
 
 class Rights:

@@ -1,7 +1,8 @@
 """WebSocket `/sfp/api/realtime`, sub-protocol `sfp.v1`: one client, its subscriptions, its bounded outbox.
 
 Close codes: 4001 not signed in (any more), 4003 may not see events, 4008 too slow, 1003 a binary frame, 1009 too
-large a message, 1011 a bug here, 1013 try again later. A client that was closed resumes with `after`.
+large a message, 1011 a bug here, 1013 try again later; the reason is the error's code. A client that was closed
+resumes with `after`.
 """
 
 import asyncio
@@ -54,12 +55,12 @@ _DECODER = msgspec.json.Decoder(Auth | Subscribe | Unsubscribe | Ping)
 
 
 class Refused(Exception):
-    """The connection is closed with this code."""
+    """The connection is closed with this code, and the reason in one word."""
 
-    def __init__(self, code: int, error: SfpError | None = None) -> None:
-        super().__init__(code)
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
         self.code = code
-        self.error = error
+        self.reason = reason
 
 
 async def serve(socket: _Socket, live: Live) -> None:
@@ -85,16 +86,16 @@ async def _ticket(socket: _Socket) -> Ticket:
         try:
             return Ticket(token=bearer(socket), team=team, address=address)
         except Unauthenticated as error:
-            raise Refused(4001, error) from error
+            raise Refused(4001, error.code) from error
     try:
         async with asyncio.timeout(AUTH_TIMEOUT):
             message = _parse(await _receive(socket))
     except TimeoutError as error:
-        raise Refused(4001, Unauthenticated("nobody signed in in time")) from error
+        raise Refused(4001, "auth_timeout") from error
     except Malformed as error:
-        raise Refused(4001, error) from error
+        raise Refused(4001, error.code) from error
     if not isinstance(message, Auth):
-        raise Refused(4001, Unauthenticated("sign in first: send a message of type auth"))
+        raise Refused(4001, Unauthenticated.code)
     return Ticket(token=message.token, team=message.team or team, address=address)
 
 
@@ -102,10 +103,10 @@ async def _let_in(live: Live, ticket: Ticket) -> Any:
     try:
         return await live.rights.actor(ticket)
     except SfpError as error:
-        raise Refused(_code(error), error) from error
+        raise Refused(_close_code(error), error.code) from error
 
 
-def _code(error: SfpError) -> int:
+def _close_code(error: SfpError) -> int:
     match error:
         case Unauthenticated():
             return 4001
@@ -135,15 +136,15 @@ class Session:
             self._end_subscriptions()
             await _cancelled(reading)
             refused = self._why(_failure(reading) or _failure(writing))
-            if refused is not None and refused.code not in {4008, 1011}:
-                await self._last_words(refused)
+            if refused is not None and self._viewer.is_gone:
+                await self._say_gone()
         finally:
             self._end_subscriptions()
             await _cancelled(reading)
             await _cancelled(writing)
         if refused is not None:
             self._outbox.clear()
-            await _close(self._socket, refused, told=True)
+            await _close(self._socket, refused)
 
     def _end_subscriptions(self) -> None:
         for subscription in self._subscriptions.values():
@@ -153,30 +154,27 @@ class Session:
         """The reason for the end; None: the client has gone."""
         if self._viewer.ended.done():
             error = self._viewer.ended.result()
-            return Refused(_code(error), error)
+            return Refused(_close_code(error), error.code)
         if self._outbox.broken.done():
             failure = self._outbox.broken.result()
         match failure:
             case Refused():
                 return failure
             case SlowReader():
-                return Refused(4008)
+                return Refused(4008, "slow_reader")
             case None | WebSocketDisconnect() | OSError():
                 return None
             case _:
                 _log.error("a realtime connection failed", exc_info=failure)
-                return Refused(1011)
+                return Refused(1011, "internal_error")
 
-    async def _last_words(self, refused: Refused) -> None:
-        """`gone` for each channel, then why; what waited to be sent before is not sent any more."""
+    async def _say_gone(self) -> None:
+        """Tell it of each channel; what waited to be sent before is not sent any more."""
         self._outbox.clear()
         with suppress(TimeoutError, SlowReader):
             async with asyncio.timeout(LAST_WORDS):
-                if self._viewer.ended.done():
-                    for channel in self._subscriptions:
-                        await self._say({"type": "gone", "channel": channel})
-                if refused.error is not None:
-                    await self._say(_error(refused.error))
+                for channel in self._subscriptions:
+                    await self._say({"type": "gone", "channel": channel})
                 await self._outbox.sent()
 
     async def _write(self) -> None:
@@ -252,9 +250,9 @@ async def _receive(socket: _Socket) -> str:
         raise WebSocketDisconnect(detail="the client has gone")
     text = event.get("text")
     if not isinstance(text, str):
-        raise Refused(1003)
+        raise Refused(1003, "binary")
     if len(text) > MESSAGE_MAX:
-        raise Refused(1009)
+        raise Refused(1009, "too_large")
     return text
 
 
@@ -266,13 +264,11 @@ def _parse(text: str) -> Auth | Subscribe | Unsubscribe | Ping:
         raise Malformed("not a message of sfp.v1: subscribe, unsubscribe, ping or auth, as JSON") from error
 
 
-async def _close(socket: _Socket, refused: Refused, *, told: bool = False) -> None:
+async def _close(socket: _Socket, refused: Refused) -> None:
     """Close with a code. The close frame of a client that does not read waits for it, but not for ever."""
     with suppress(WebSocketDisconnect, OSError, TimeoutError, RuntimeError):
         async with asyncio.timeout(CLOSING):
-            if refused.error is not None and not told:
-                await socket.send_text(msgspec.json.encode(_error(refused.error)).decode())
-            await socket.close(refused.code, reason="")
+            await socket.close(refused.code, reason=refused.reason)
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

@@ -46,11 +46,11 @@ async def _texts(subscription: Subscription, viewer: Viewer) -> AsyncGenerator[s
     while True:
         if not len(outbox):
             await first(outbox, viewer, HEARTBEAT)
-        if viewer.ended.done():
+        if viewer.is_gone:
             gone = msgspec.json.encode({"channel": subscription.feed.channel}).decode()
             yield f"event: gone\ndata: {gone}\n\n"
             return
-        if outbox.broken.done():
+        if viewer.ended.done() or outbox.broken.done():
             return
         if not len(outbox):
             yield _ALIVE
