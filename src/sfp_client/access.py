@@ -5,6 +5,7 @@ from typing import Any, cast
 from urllib.parse import quote
 from uuid import uuid4
 
+from sfp_client.errors import ApiError
 from sfp_client.renewal import Memory, SignIn
 from sfp_client.shapes import ApplicationToken, TokenPair
 from sfp_client.transport import Transport
@@ -52,8 +53,7 @@ class ApplicationTokens:
             body["expiresIn"] = expires_in
         if scopes:
             body["scopes"] = list(scopes)
-        # no Idempotency-Key: a replayed answer would have to hold the token, which the server does not keep
-        return self._transport.json("POST", "/application-tokens", body=body)
+        return self._transport.json("POST", "/application-tokens", body=body, key=new_key())
 
     def list(self) -> list[ApplicationToken]:
         return cast("list[ApplicationToken]", self._transport.items("/application-tokens"))
@@ -85,6 +85,15 @@ class Health:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+
+    def summary(self) -> dict[str, Any]:
+        """`{"status": "healthy|degraded|unhealthy", "version"}`; public, and an answer at once."""
+        try:
+            return self._transport.json("GET", f"{self._transport.url}/health", anonymous=True, patient=False)
+        except ApiError as error:
+            if error.status != 503:
+                raise
+            return {"status": "unhealthy", "detail": error.detail}
 
     def about(self) -> dict[str, Any]:
         """Name and versions; public."""

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sfp_client.errors import ApiError, ClientError, NotFound, NotSignedIn, TimedOut, Unreachable, error_for
 from sfp_client.transport import PREFIX, Transport, require_token
@@ -26,6 +26,10 @@ PAUSES = (0.1, 5.0)
 HOLD = 20
 #: events in one page
 PAGE = 200
+#: close codes
+NOT_SIGNED_IN, NOT_ALLOWED = 4001, 4003
+#: seconds between losing a channel and being closed, at most
+GONE_AND_CLOSED = 3
 #: what an `error` message means, as HTTP status
 _ERROR_STATUS = {"not_found": 404, "forbidden": 403, "unauthenticated": 401}
 
@@ -140,13 +144,20 @@ class Follower:
             with connection:
                 connection.send(json.dumps({"type": "subscribe", "channel": self._channel, "after": self._last}))
                 while True:
-                    yield from self._read(connection.recv(timeout=self._remaining(3600.0)))
+                    message = _message(connection.recv(timeout=self._remaining(3600.0)))
+                    if message.get("type") == "gone":
+                        connection.recv(timeout=GONE_AND_CLOSED)  # its close code says why
+                        raise NotFound(f"{self._channel} can no longer be seen", status=404, code="gone")
+                    yield from self._read(message)
         except TimeoutError:
             self._remaining(0)
             raise _Broken("nothing heard for an hour") from None
         except ConnectionClosed as closed:
-            if closed.rcvd is not None and closed.rcvd.code == 4001:
+            code = closed.rcvd.code if closed.rcvd else None
+            if code == NOT_SIGNED_IN:
                 self._rejected(token)
+            if code == NOT_ALLOWED:
+                raise _no_right() from closed
             raise _Broken(f"the live connection ended ({closed})") from closed
 
     def _connect(self, token: str) -> "ClientConnection":
@@ -155,7 +166,6 @@ class Follower:
         from websockets.typing import Subprotocol
 
         address = "ws" + self._transport.url.removeprefix("http") + PREFIX + "/realtime"
-        options: dict[str, Any] = {"proxy": None} if self._transport.is_local else {}
         try:
             return connect(
                 address,
@@ -166,7 +176,7 @@ class Follower:
                 close_timeout=1,
                 ping_interval=20,
                 max_size=16 * 1024 * 1024,
-                **options,
+                proxy=None if self._transport.is_local else True,
             )
         except InvalidStatus as error:
             raise self._refused(error.response.status_code, token) from error
@@ -182,7 +192,7 @@ class Follower:
         if status in {401, 429, 500, 502, 503, 504}:
             return _Broken(f"the server answered {status}")
         if status == 403:
-            return error_for(403)("not allowed to follow events", status=403, code="forbidden")
+            return _no_right()
         return _NoWebSocket(f"the server answered {status}")
 
     def _rejected(self, token: str) -> None:
@@ -192,11 +202,7 @@ class Follower:
             raise NotSignedIn("the token is not taken (any more)", status=401, code="unauthenticated")
         self._renewed = True
 
-    def _read(self, text: str | bytes) -> Generator[Event]:
-        try:
-            message = cast("dict[str, Any]", json.loads(text))
-        except ValueError as error:
-            raise _Broken("a message was not JSON") from error
+    def _read(self, message: dict[str, Any]) -> Generator[Event]:
         kind = message.get("type")
         if kind == "event" and message.get("channel") == self._channel:
             yield event_of(message)
@@ -204,8 +210,6 @@ class Follower:
             self._touch()
             if self._last is None:
                 self._last = int(message["seq"])
-        elif kind == "gone":
-            raise NotFound(f"{self._channel} can no longer be seen", status=404, code="gone")
         elif kind == "error":
             code = str(message.get("code", "error"))
             status = _ERROR_STATUS.get(code, 400)
@@ -238,6 +242,17 @@ class Follower:
             if error.status in {429, 503}:
                 raise _Broken(str(error)) from error
             raise
+
+
+def _message(text: str | bytes) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise _Broken("a message was not JSON") from error
+
+
+def _no_right() -> ApiError:
+    return error_for(403)("not allowed to follow events", status=403, code="forbidden")
 
 
 def event_of(message: dict[str, Any]) -> Event:

@@ -102,14 +102,16 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         key: str | None = None,
         anonymous: bool = False,
+        patient: bool = True,
     ) -> Any:
         """Send a request and return the parsed answer (None when it is empty).
 
-        `key` is the Idempotency-Key. Raises ApiError, Unreachable, Refused.
+        `path` is below the API's prefix, or an absolute URL on this server; `key` is the Idempotency-Key;
+        `patient`: try again when that may help. Raises ApiError, Unreachable, Refused.
         """
         repeatable = method in {"GET", "PUT", "DELETE"} or key is not None
         extra = {} if key is None else {"Idempotency-Key": key}
-        deadline = time.monotonic() + (self._patience if repeatable else 0)
+        deadline = time.monotonic() + (self._patience if repeatable and patient else 0)
         renewed = False
         for number in count():
             pause = min(0.2 * 2**number, LONGEST_PAUSE)

@@ -1,0 +1,167 @@
+"""`sfp-server auth …`: sign in, look who you are, sign out."""
+
+import os
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfp_client.cli import config, output
+from sfp_client.cli.command import Session, command, group
+
+if TYPE_CHECKING:
+    from sfp_client.cli.keep import Account
+
+app = group("Sign in and out; see who you are.")
+
+
+@command(
+    app,
+    "login",
+    examples=[
+        "sfp-server auth login --email admin@acme.local",
+        "sfp-server auth login --sfp-server-url https://sfp.example -e me@example.org --password-stdin < password.txt",
+    ],
+)
+def login(
+    session: Session,
+    *,
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
+) -> None:
+    """Sign in with e-mail and password, and stay signed in on this machine.
+
+    The password comes from --password-stdin, from SFP_SERVER_PASSWORD, or from a prompt; never from an argument.
+    """
+    from sfp_client.cli.keep import Account, SignIns
+
+    target = session.target()
+    email = session.flags.email or target.email or _ask("E-mail", "give --email or set SFP_SERVER_USER")
+    password = _password(from_stdin=password_stdin)
+    with session.client_of(target, None) as client:
+        pair = client.auth.login(email, password)
+        url = client.url
+    account = Account(
+        url=url,
+        email=email,
+        kept_in="",
+        ca_file=str(target.ca_file.absolute()) if target.ca_file else None,
+        signed_in_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    kept = SignIns(os.environ).keep(account, pair)
+    config.remember(os.environ, server_url=url, server_email=email)
+    value = {"url": url, "email": email, "keptIn": kept.kept_in, "role": pair.get("user", {}).get("role")}
+    session.show(value, f"signed in as {email} at {url}")
+
+
+@command(app, "display", examples=["sfp-server auth display", "sfp-server auth display --show-token --json"])
+def display(
+    session: Session,
+    *,
+    show_token: Annotated[bool, typer.Option("--show-token", help="Show the access token too.")] = False,
+) -> None:
+    """Show who you are at the server: user, teams, roles."""
+    with session.client() as client:
+        user = client.auth.me()
+        value: dict[str, Any] = {"url": client.url, **user}
+        if show_token:
+            value["accessToken"] = client.transport.token()
+    teams = ", ".join(f"{team['slug']} ({team.get('role', '?')})" for team in user.get("teams", []))
+    pairs = [(name, value.get(name)) for name in ("url", "email", "firstName", "lastName", "role")]
+    session.show(value, output.facts([*pairs, ("teams", teams), ("accessToken", value.get("accessToken"))]))
+
+
+@command(app, "list", examples=["sfp-server auth list", "sfp-server auth list --json"])
+def list_accounts(session: Session) -> None:
+    """List the sign-ins on this machine; asks no server."""
+    from sfp_client.cli.keep import SignIns
+
+    accounts = SignIns(os.environ).all()
+    current = config.user_settings(os.environ)
+    rows = [(*_facts(account), "yes" if _is_current(account, current) else "") for account in accounts]
+    values = [_described(account) | {"isDefault": _is_current(account, current)} for account in accounts]
+    columns = ("email", "server", "kept in", "signed in", "default")
+    session.show(values, lambda: output.table(columns, rows, empty="nobody is signed in on this machine"))
+
+
+@command(app, "refresh", examples=["sfp-server auth refresh"])
+def refresh(session: Session) -> None:
+    """Renew the access token now; commands do this by themselves when it is due."""
+    if session.target().token is not None:
+        output.fail("an application token is never renewed: make a new one with sfp-server application-token create")
+    with session.client() as client:
+        source = client.transport.source
+        assert source is not None  # client() ends the command when nobody is signed in
+        rejected = client.transport.token()
+        source.renew(rejected or "")
+        session.show({"url": client.url, "refreshed": True}, f"the sign-in at {client.url} is renewed")
+
+
+@command(app, "clear", examples=["sfp-server auth clear", "sfp-server auth clear --all"])
+def clear(
+    session: Session, *, everyone: Annotated[bool, typer.Option("--all", help="All sign-ins on this machine.")] = False
+) -> None:
+    """Sign out: end the session on the server and forget its tokens here."""
+    from sfp_client.cli.keep import SignIns
+    from sfp_client.transport import normal_url
+
+    sign_ins = SignIns(os.environ)
+    if everyone:
+        accounts = sign_ins.all_or_none()
+    else:
+        target = session.target()
+        found = sign_ins.find(normal_url(target.url), target.email)
+        accounts = [found] if found else []
+    for account in accounts:
+        _end(session, account)
+        sign_ins.forget(account)
+    current = config.user_settings(os.environ)
+    if any(_is_current(account, current) for account in accounts):
+        config.remember(os.environ, server_url=None, server_email=None)
+    said = ", ".join(account.name for account in accounts)
+    session.show(
+        {"cleared": [_described(account) for account in accounts]},
+        f"signed out: {said}" if said else "nobody was signed in",
+    )
+
+
+def _end(session: Session, account: "Account") -> None:
+    """End the session on the server; a server that cannot be asked does not keep us from forgetting it."""
+    from sfp_client.errors import ClientError, NotSignedIn
+
+    target = config.Target(url=account.url, token=None, email=account.email, team=None, ca_file=None)
+    try:
+        with session.client_as(target, account) as client:
+            client.auth.logout()
+    except NotSignedIn:
+        return  # it had ended already
+    except ClientError as error:
+        output.note(f"{account.url} could not be told ({error}); the tokens are forgotten here")
+
+
+def _facts(account: "Account") -> tuple[str, str, str, str]:
+    return account.email, account.url, account.kept_in, account.signed_in_at
+
+
+def _described(account: "Account") -> dict[str, Any]:
+    return dict(zip(("email", "url", "keptIn", "signedInAt"), _facts(account), strict=True))
+
+
+def _is_current(account: "Account", settings: dict[str, str]) -> bool:
+    return (account.url, account.email) == (settings.get("server-url"), settings.get("server-email"))
+
+
+def _password(*, from_stdin: bool) -> str:
+    """Raises Failure when there is none and nobody to ask."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    given = os.environ.get("SFP_SERVER_PASSWORD")
+    return given or _ask("Password", "use --password-stdin or set SFP_SERVER_PASSWORD", hidden=True)
+
+
+def _ask(what: str, otherwise: str, *, hidden: bool = False) -> str:
+    """Ask the person at the terminal; without one, say what to give instead."""
+    if not sys.stdin.isatty():
+        output.fail(f"{what.lower()} is missing: {otherwise}", code=output.USAGE)
+    answer: str = typer.prompt(what, hide_input=hidden, err=True)
+    return answer
