@@ -4,13 +4,14 @@ Imports happen inside the commands: the CLI must start quickly for the commands 
 """
 
 import os
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
+
+from sfp_client.cli import output
 
 Tenant = Annotated[str, typer.Option("--tenant", "-t", help="Name of the instance.")]
 BaseDir = Annotated[Path, typer.Option("--base-dir", help="Where instances live.", envvar="SFP_BASE_DIR")]
@@ -48,7 +49,7 @@ def init(
 
     with _told():
         if driver == "compose":
-            raise _problem("the driver 'compose' is not in this release: use --driver local")
+            output.fail("the driver 'compose' is not in this release: use --driver local")
         flags = {
             "mode": mode,
             "domain": domain,
@@ -58,11 +59,10 @@ def init(
             "caddy": False if no_caddy else None,
         }
         wish = configuration.wanted(flags, config_file, os.environ)
-        made = create.create(base_dir, tenant, wish, force=force, environ=os.environ, say=_say)
+        made = create.create(base_dir, tenant, wish, force=force, environ=os.environ, say=output.note)
     if made.replaced:
-        _say(f"the instance that was there is now {made.replaced}")
-    _print(
-        as_json,
+        output.note(f"the instance that was there is now {made.replaced}")
+    output.show(
         {
             "tenant": made.tenant,
             "url": made.url,
@@ -70,7 +70,8 @@ def init(
             "admin": {"email": made.email, "password": made.password},
             "directory": str(made.directory),
         },
-        f"{made.directory}\n\nurl       {made.url}\nemail     {made.email}\npassword  {made.password}\n\n"
+        as_json=as_json,
+        text=f"{made.directory}\n\nurl       {made.url}\nemail     {made.email}\npassword  {made.password}\n\n"
         f"The password is shown this once. Next: sfp-server start -t {made.tenant}{_base_flag(base_dir)}",
     )
 
@@ -88,9 +89,8 @@ def start(
 
     del daemon
     with _told():
-        done = starting.start(place.existing(base_dir, tenant), base_dir, os.environ, _say)
-    _print(
-        as_json,
+        done = starting.start(place.existing(base_dir, tenant), base_dir, os.environ, output.note)
+    output.show(
         {
             "tenant": done.tenant,
             "status": "running",
@@ -100,7 +100,8 @@ def start(
             "seconds": done.seconds,
             "services": done.services,
         },
-        f"{tenant} was running already: {done.url}"
+        as_json=as_json,
+        text=f"{tenant} was running already: {done.url}"
         if done.already
         else f"{tenant} is running: {done.url}  ({done.seconds:.1f} s)",
     )
@@ -119,10 +120,10 @@ def stop(
 
     with _told():
         ran = stopping.stop(place.existing(base_dir, tenant), cut=cut)
-    _print(
-        as_json,
+    output.show(
         {"tenant": tenant, "status": "stopped", "wasRunning": ran},
-        f"{tenant} is stopped" if ran else f"{tenant} was not running",
+        as_json=as_json,
+        text=f"{tenant} is stopped" if ran else f"{tenant} was not running",
     )
 
 
@@ -134,7 +135,7 @@ def status(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -
     with _told():
         report = reporting.status(place.existing(base_dir, tenant), os.environ)
     if as_json:
-        _print(True, report, "")
+        output.show(report, as_json=True)
     else:
         reporting.show(report)
 
@@ -164,7 +165,8 @@ def list_instances(*, base_dir: BaseDir = BASE, as_json: Json = False) -> None:
     with _told():
         found = reporting.overview(base_dir, os.environ)
     lines = [f"{item['tenant']:<20} {item['status']:<8} {item['url']}" for item in found]
-    _print(as_json, found, "\n".join(lines) or "no instance here: run `sfp-server init --tenant NAME`")
+    text = "\n".join(lines) or "no instance here: run `sfp-server init --tenant NAME`"
+    output.show(found, as_json=as_json, text=text)
 
 
 def migrate(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -> None:
@@ -174,9 +176,10 @@ def migrate(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) 
     with _told():
         at = place.existing(base_dir, tenant)
         if not supervisor.Supervisor(at).is_alive():
-            raise _problem(f"{tenant} is not running: `sfp-server start -t {tenant}` migrates by itself")
+            output.fail(f"{tenant} is not running: `sfp-server start -t {tenant}` migrates by itself")
         schema.migrate(at)
-    _print(as_json, {"tenant": tenant, "status": "current"}, f"the schema of {tenant} is current")
+    value = {"tenant": tenant, "status": "current"}
+    output.show(value, as_json=as_json, text=f"the schema of {tenant} is current")
 
 
 def doctor(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -> None:
@@ -187,7 +190,7 @@ def doctor(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -
     with _told():
         findings = examining.examine(place.existing(base_dir, tenant), os.environ)
     if as_json:
-        _print(True, [finding.as_json() for finding in findings], "")
+        output.show([finding.as_json() for finding in findings], as_json=True)
     else:
         examining.show(findings)
     if any(finding.state == "broken" for finding in findings):
@@ -206,37 +209,17 @@ def demo(*, keep: Annotated[bool, typer.Option(help="Keep the directory for a lo
 
 @contextmanager
 def _told() -> Generator[None]:
-    """Private files whatever the umask, and expected failures as one sentence with the contract's exit status."""
+    """Private files whatever the umask, and expected failures as the CLI tells them."""
     from sfp_server.instance.problem import InstanceError
 
     os.umask(0o077)
     try:
         yield
     except InstanceError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+        output.fail(str(error), code=error.exit_code)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        typer.echo(f"Error: {error.strerror or error}{where}: check the disk and its permissions", err=True)
-        raise typer.Exit(1) from None
-
-
-def _problem(message: str) -> Exception:
-    from sfp_server.instance.problem import InstanceError
-
-    return InstanceError(message)
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _print(as_json: bool, value: Any, text: str) -> None:
-    if as_json:
-        import json
-
-        text = json.dumps(value)
-    sys.stdout.write(text + "\n")
+        output.fail(f"{error.strerror or error}{where}: check the disk and its permissions")
 
 
 def _base_flag(base: Path) -> str:

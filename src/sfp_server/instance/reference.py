@@ -1,4 +1,7 @@
-"""docs/configuration.md, from the settings themselves: `python -m sfp_server.instance.reference > docs/configuration.md`."""
+"""docs/configuration.md, from the settings themselves.
+
+Run `python -m sfp_server.instance.reference > docs/configuration.md` after a change.
+"""
 
 import sys
 

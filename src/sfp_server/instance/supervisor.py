@@ -121,11 +121,19 @@ def leftovers(at: Place) -> list[int]:
 
     Never those of another instance, nor a shell that happens to stand in the directory.
     """
-    mark = os.fsencode(f"{MARK}={at.directory}")
+    mark, directory = os.fsencode(f"{MARK}={at.directory}"), os.fsencode(at.directory)
     own = os.getpid()
-    found = {pid for pid in _pids() if pid != own and mark in _read(pid, "environ").split(b"\0")}
+    found = {pid for pid in _pids() if pid != own and _belongs(pid, mark, directory)}
     postmaster = _postmaster(at)
     return sorted(found | ({postmaster} if postmaster else set()))
+
+
+def _belongs(pid: int, mark: bytes, directory: bytes) -> bool:
+    """By the mark in its environment; the broker hides its own, so one of our programs also by its arguments."""
+    if mark in _read(pid, "environ").split(b"\0"):
+        return True
+    argv = _read(pid, "cmdline").split(b"\0")
+    return b"sfp_server.cli" in argv and b"--directory" in argv and directory in argv
 
 
 def end_leftovers(at: Place, *, patience: float = 10.0) -> int:
