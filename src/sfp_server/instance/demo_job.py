@@ -70,8 +70,11 @@ def tested() -> unittest.TestResult:
     suite = unittest.defaultTestLoader.discover(str(TESTS)) if TESTS.is_dir() else unittest.TestSuite()
     Told.total = max(1, suite.countTestCases())
     stream = io.StringIO()
-    runner = unittest.TextTestRunner(stream=stream, verbosity=0)
-    runner.resultclass = Told
+    runner = unittest.TextTestRunner(
+        stream=stream,
+        verbosity=0,
+        resultclass=Told,  # pyright: ignore[reportArgumentType] (typeshed: the stream is never wrapped twice)
+    )
     result = runner.run(suite)
     print(stream.getvalue(), end="", flush=True)
     return result
