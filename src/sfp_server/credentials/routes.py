@@ -5,6 +5,8 @@ from typing import Annotated
 from urllib.parse import unquote
 
 from litestar import delete, get, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 from msgspec import Meta
 
 from sfp_server.actor import Actor
@@ -12,7 +14,7 @@ from sfp_server.credentials import service
 from sfp_server.credentials.vault import Sealer
 from sfp_server.db.database import Database
 from sfp_server.errors import FieldError, Malformed
-from sfp_server.web.paging import DEFAULT_LIMIT, Limit, Page, after_text, page
+from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after_text, page
 from sfp_server.web.wire import Wire
 
 
@@ -44,7 +46,13 @@ def _checked(name: str) -> str:
 
 
 @put("/secrets/{name:str}", opt={"scope": "secrets:manage"}, status_code=200)
-async def put_secret(name: str, data: PutSecret, actor: Actor, db: Database, sealer: Sealer) -> SecretAnswer:
+async def put_secret(
+    name: FromPath[str],
+    data: JSONBody[PutSecret],
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    sealer: NamedDependency[Sealer],
+) -> SecretAnswer:
     """Store a value, or replace the one that is stored."""
     checked = _checked(name)
     async with db.transaction(actor) as tx:
@@ -53,7 +61,7 @@ async def put_secret(name: str, data: PutSecret, actor: Actor, db: Database, sea
 
 @get("/secrets", opt={"scope": "secrets:manage"})
 async def list_secrets(
-    actor: Actor, db: Database, limit: Limit = DEFAULT_LIMIT, cursor: str | None = None
+    actor: NamedDependency[Actor], db: NamedDependency[Database], limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Page[SecretAnswer]:
     """Names, versions and times."""
     async with db.transaction(actor) as tx:
@@ -62,7 +70,7 @@ async def list_secrets(
 
 
 @delete("/secrets/{name:str}", opt={"scope": "secrets:manage"})
-async def delete_secret(name: str, actor: Actor, db: Database) -> None:
+async def delete_secret(name: FromPath[str], actor: NamedDependency[Actor], db: NamedDependency[Database]) -> None:
     """Forget a secret; tasks that declare it fail from now on."""
     checked = _checked(name)
     async with db.transaction(actor) as tx:

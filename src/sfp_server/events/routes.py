@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-import msgspec
 from litestar import MediaType, Request, Response, WebSocket, get, websocket
 from litestar.di import NamedDependency
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, HeaderParameter, QueryParameter
 from litestar.response import Stream
+from litestar.types import ControllerRouterHandler
 
 from sfp_server.db.database import Database
 from sfp_server.errors import FieldError, Malformed
@@ -22,9 +22,9 @@ from sfp_server.web.guard import PUBLIC, address_of, bearer
 from sfp_server.web.paging import DEFAULT_LIMIT, Limit, Page, after_number, page
 from sfp_server.web.wire import Wire
 
-After = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+After = Annotated[int | None, QueryParameter(ge=0, lt=2**63)]
 #: seconds of a long poll
-Wait = Annotated[float, msgspec.Meta(ge=0, le=30)]
+Wait = Annotated[float, QueryParameter(ge=0, le=30)]
 
 _Request = Request[Any, Any, Any]
 
@@ -38,20 +38,20 @@ class EventRow(Wire):
 
 
 # Public for the guard alone: browsers cannot send a header here, so the first message may carry the token.
-@websocket("/sfp/api/realtime", opt={"scope": PUBLIC})
+@websocket("/realtime", opt={"scope": PUBLIC})
 async def realtime(socket: WebSocket[Any, Any, Any], live: NamedDependency[Live]) -> None:
     """Follow channels live, protocol `sfp.v1`."""
     await serve(socket, live)
 
 
-@get("/sfp/api/events", opt={"scope": SCOPE})
+@get("/events", opt={"scope": SCOPE})
 async def list_events(
     request: _Request,
     db: NamedDependency[Database],
     live: NamedDependency[Live],
-    channel: str,
-    after: After | None = None,
-    cursor: str | None = None,
+    channel: FromQuery[str],
+    after: After = None,
+    cursor: FromQuery[str | None] = None,
     limit: Limit = DEFAULT_LIMIT,
     wait: Wait = 0,
 ) -> Page[EventRow]:
@@ -65,16 +65,16 @@ async def list_events(
     return found
 
 
-@get("/sfp/api/tasks/{task_id:uuid}/events", opt={"scope": SCOPE}, media_type=MediaType.JSON)
+@get("/tasks/{task_id:uuid}/events", opt={"scope": SCOPE}, media_type=MediaType.JSON)
 async def task_events(
     request: _Request,
     db: NamedDependency[Database],
     live: NamedDependency[Live],
-    task_id: UUID,
-    after: After | None = None,
-    cursor: str | None = None,
+    task_id: FromPath[UUID],
+    after: After = None,
+    cursor: FromQuery[str | None] = None,
     limit: Limit = DEFAULT_LIMIT,
-    last_event_id: Annotated[str | None, Parameter(header="last-event-id")] = None,
+    last_event_id: Annotated[str | None, HeaderParameter(name="last-event-id")] = None,
 ) -> Response[Any]:
     """A task's events: a stream (`text/event-stream`), or a page when JSON is asked for.
 
@@ -97,14 +97,16 @@ async def task_events(
     )
 
 
-async def _read(request: _Request, db: Database, channel: str, *, after: int, limit: int) -> Page[EventRow]:
+async def _read(
+    request: _Request, db: NamedDependency[Database], channel: str, *, after: int, limit: int
+) -> Page[EventRow]:
     async with db.transaction(request.user) as tx:
         await service.is_final(tx, channel)  # the task of another team has no page, not an empty one
         events = await service.read(tx, channel, after, limit + 1)
     return page([_row(event) for event in events], limit, key=lambda row: row.seq)
 
 
-async def _first(request: _Request, live: Live, channel: str, *, after: int, wait: float) -> None:
+async def _first(request: _Request, live: NamedDependency[Live], channel: str, *, after: int, wait: float) -> None:
     """Wait for an event after `after`, or until the time is over or the right to look has ended."""
     ticket = _ticket(request)
     with live.rights.viewing(ticket, request.user) as viewer:
@@ -135,4 +137,4 @@ def _last_event_id(text: str) -> int:
     raise Malformed(f"Last-Event-ID: {message}", errors=(FieldError(path="Last-Event-ID", message=message),))
 
 
-routes = [realtime, list_events, task_events]
+ROUTES: list[ControllerRouterHandler] = [realtime, list_events, task_events]

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 
 from sfp_server.actor import Actor, Role
 from sfp_server.db.database import Database
@@ -18,7 +20,7 @@ from sfp_server.identity.seal import AnswerSeal
 from sfp_server.identity.sessions import Caller, Sessions, SignedIn
 from sfp_server.web.guard import PUBLIC, address_of
 from sfp_server.web.idempotency import once
-from sfp_server.web.paging import DEFAULT_LIMIT, Limit, Page, after, page
+from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after, page
 from sfp_server.web.wire import ApiRequest, SnakeWire, Wire
 
 SQL = load(__package__ or "", "identity.sql")
@@ -60,21 +62,25 @@ class Done(Wire):
 
 
 @post("/auth/admin/login", opt={"scope": PUBLIC}, status_code=200)
-async def login(data: SignIn, request: ApiRequest, sessions: Sessions, db: Database) -> Signed:
+async def login(
+    data: JSONBody[SignIn], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
+) -> Signed:
     """Sign in with e-mail address and password."""
     signed = await sessions.sign_in(data.email, data.password, _caller(request))
     return await _signed(db, signed)
 
 
 @post("/auth/token", opt={"scope": PUBLIC}, status_code=200)
-async def refresh(data: Refresh, request: ApiRequest, sessions: Sessions, db: Database) -> Signed:
+async def refresh(
+    data: JSONBody[Refresh], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
+) -> Signed:
     """Use a refresh token up for a new pair."""
     signed = await sessions.refresh(data.refresh_token, _caller(request))
     return await _signed(db, signed)
 
 
 @post("/auth/logout", opt={"scope": "users:self"}, status_code=200)
-async def logout(actor: Actor, sessions: Sessions) -> Done:
+async def logout(actor: NamedDependency[Actor], sessions: NamedDependency[Sessions]) -> Done:
     """End the session of the token that calls this."""
     assert actor.session_id is not None  # only users have the scope
     await sessions.sign_out(actor.id, actor.session_id)
@@ -82,7 +88,7 @@ async def logout(actor: Actor, sessions: Sessions) -> Done:
 
 
 @get("/auth/.well-known/jwks.json", opt={"scope": PUBLIC})
-async def jwks(signer: Signer) -> Response[dict[str, Any]]:
+async def jwks(signer: NamedDependency[Signer]) -> Response[dict[str, Any]]:
     """The public keys of user tokens."""
     return Response(signer.public_keys(), headers={"Cache-Control": "public, max-age=300"})
 
@@ -121,7 +127,11 @@ class TokenRow(Wire):
 
 @post("/application-tokens", opt={"scope": "application-tokens:manage"})
 async def create_token(
-    data: CreateToken, request: ApiRequest, actor: Actor, db: Database, answer_seal: AnswerSeal
+    data: JSONBody[CreateToken],
+    request: ApiRequest,
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    answer_seal: NamedDependency[AnswerSeal],
 ) -> Response[CreatedToken]:
     """Make a token for a machine; its text is shown in this answer only."""
     _only_users(actor)
@@ -147,7 +157,7 @@ async def create_token(
 
 @get("/application-tokens", opt={"scope": "application-tokens:manage"})
 async def list_tokens(
-    actor: Actor, db: Database, limit: Limit = DEFAULT_LIMIT, cursor: str | None = None
+    actor: NamedDependency[Actor], db: NamedDependency[Database], limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Page[TokenRow]:
     """The team's tokens, newest first."""
     _only_users(actor)
@@ -158,7 +168,9 @@ async def list_tokens(
 
 
 @delete("/application-tokens/{token_id:uuid}", opt={"scope": "application-tokens:manage"}, status_code=200)
-async def revoke_token(token_id: UUID, actor: Actor, db: Database) -> TokenRow:
+async def revoke_token(
+    token_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> TokenRow:
     """Make a token worthless, at once and everywhere."""
     _only_users(actor)
     async with db.transaction(actor) as tx:
@@ -183,7 +195,7 @@ class Me(Wire):
 
 
 @get("/users/me", opt={"scope": "users:self"})
-async def me(actor: Actor, db: Database) -> Me:
+async def me(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Me:
     """The user of the token that calls this."""
     async with db.identifying(user_id=actor.id) as tx:
         user = await tx.one(SQL["user_by_id"], actor.id)
@@ -201,14 +213,14 @@ async def me(actor: Actor, db: Database) -> Me:
 
 
 @get("/teams", opt={"scope": "teams:read"})
-async def teams(actor: Actor, db: Database) -> Page[UserTeam]:
+async def teams(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Page[UserTeam]:
     """The teams of the user of the token that calls this, in the order in which they were joined."""
     async with db.identifying(user_id=actor.id) as tx:
         memberships = await tx.all(SQL["memberships"], actor.id)
     return Page(items=_teams(memberships))
 
 
-routes = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token, me, teams]
+ROUTES = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token, me, teams]
 
 
 def _caller(request: ApiRequest) -> Caller:

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from litestar import Response, delete, get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, QueryParameter
 
 from sfp_server.actor import Actor
 from sfp_server.db.database import Database, Row
@@ -15,12 +16,17 @@ from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.transfer import Upload, clean_name, send_file
 from sfp_server.web.wire import ApiRequest
 
-_Name = Annotated[str | None, Parameter(max_length=255, required=False)]
+_Name = Annotated[str | None, QueryParameter(max_length=255)]
 
 
 @post("/artifacts", opt={"scope": "artifacts:write"}, request_max_body_size=None)
 async def upload(
-    request: ApiRequest, actor: Actor, db: Database, store: ArtifactStore, settings: Settings, name: _Name = None
+    request: ApiRequest,
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    store: NamedDependency[ArtifactStore],
+    settings: NamedDependency[Settings],
+    name: _Name = None,
 ) -> wire.ArtifactAnswer:
     """Upload an input: the raw bytes as the body, or a form with one file."""
     incoming = Upload(request, name or "")
@@ -38,7 +44,11 @@ async def upload(
 
 @get("/artifacts/{artifact_id:uuid}", opt={"scope": "artifacts:read"})
 async def download(
-    artifact_id: UUID, request: ApiRequest, actor: Actor, db: Database, store: ArtifactStore
+    artifact_id: FromPath[UUID],
+    request: ApiRequest,
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    store: NamedDependency[ArtifactStore],
 ) -> Response[Any]:
     """The bytes of an uploaded or kept artifact."""
     async with db.transaction(actor) as tx:
@@ -47,7 +57,12 @@ async def download(
 
 
 @delete("/artifacts/{artifact_id:uuid}", opt={"scope": "artifacts:write"})
-async def remove(artifact_id: UUID, actor: Actor, db: Database, store: ArtifactStore) -> None:
+async def remove(
+    artifact_id: FromPath[UUID],
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    store: NamedDependency[ArtifactStore],
+) -> None:
     """Forget an uploaded artifact."""
     async with db.transaction(actor) as tx:
         await service.remove(tx, artifact_id)
@@ -55,7 +70,9 @@ async def remove(artifact_id: UUID, actor: Actor, db: Database, store: ArtifactS
 
 
 @get("/tasks/{task_id:uuid}/artifacts", opt={"scope": "artifacts:read"})
-async def kept(task_id: UUID, actor: Actor, db: Database) -> wire.ArtifactsAnswer:
+async def kept(
+    task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> wire.ArtifactsAnswer:
     """Names, sizes and hashes of what a task kept."""
     async with db.transaction(actor) as tx:
         rows = await service.kept(tx, task_id)
@@ -64,7 +81,12 @@ async def kept(task_id: UUID, actor: Actor, db: Database) -> wire.ArtifactsAnswe
 
 @get("/tasks/{task_id:uuid}/artifacts/{path:path}", opt={"scope": "artifacts:read"})
 async def kept_file(
-    task_id: UUID, path: str, request: ApiRequest, actor: Actor, db: Database, store: ArtifactStore
+    task_id: FromPath[UUID],
+    path: FromPath[str],
+    request: ApiRequest,
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    store: NamedDependency[ArtifactStore],
 ) -> Response[Any]:
     """The bytes of one file that a task kept."""
     async with db.transaction(actor) as tx:

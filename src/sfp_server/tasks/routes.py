@@ -6,7 +6,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response, delete, get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from sfp_server.actor import Actor
 from sfp_server.db.database import Database
@@ -16,22 +17,27 @@ from sfp_server.tasks import service, wire
 from sfp_server.tasks.kind import Kinds
 from sfp_server.tasks.model import Queue, Status
 from sfp_server.web.idempotency import once
-from sfp_server.web.paging import DEFAULT_LIMIT, Limit, Page, after, page
+from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after, page
 from sfp_server.web.wire import ApiRequest
 
 _MAX_LABELS = 16
-_Labels = Annotated[list[str] | None, Parameter(query="label", required=False, description="key:value, repeatable")]
-_After = Annotated[datetime | None, Parameter(query="createdAfter", required=False)]
-_Before = Annotated[datetime | None, Parameter(query="createdBefore", required=False)]
-_From = Annotated[datetime | None, Parameter(query="from", required=False)]
-_To = Annotated[datetime | None, Parameter(query="to", required=False)]
+_Labels = Annotated[list[str] | None, QueryParameter(name="label", description="key:value, repeatable")]
+_After = Annotated[datetime | None, QueryParameter(name="createdAfter")]
+_Before = Annotated[datetime | None, QueryParameter(name="createdBefore")]
+_From = Annotated[datetime | None, QueryParameter(name="from")]
+_To = Annotated[datetime | None, QueryParameter(name="to")]
 _Seq = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
 _LogLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
 @post("/tasks", opt={"scope": "tasks:write"}, status_code=201)
 async def submit(
-    request: ApiRequest, data: wire.SubmitTask, actor: Actor, db: Database, settings: Settings, kinds: Kinds
+    request: ApiRequest,
+    data: JSONBody[wire.SubmitTask],
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    settings: NamedDependency[Settings],
+    kinds: NamedDependency[Kinds],
 ) -> Response[Any]:
     """Submit a task. With an Idempotency-Key, twice makes one."""
     submission = service.check(data, kinds, settings)
@@ -47,16 +53,16 @@ async def submit(
 
 @get("/tasks", opt={"scope": "tasks:read"})
 async def list_tasks(
-    actor: Actor,
-    db: Database,
-    status: Status | None = None,
-    type: str | None = None,  # noqa: A002 (the contract's name)
-    priority: Queue | None = None,
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    status: FromQuery[Status | None] = None,
+    type: FromQuery[str | None] = None,  # noqa: A002 (the contract's name)
+    priority: FromQuery[Queue | None] = None,
     labels: _Labels = None,
     created_after: _After = None,
     created_before: _Before = None,
     limit: Limit = DEFAULT_LIMIT,
-    cursor: str | None = None,
+    cursor: Cursor = None,
 ) -> Page[wire.TaskRow]:
     """Tasks of the team, newest first."""
     wanted = service.Filter(
@@ -73,7 +79,7 @@ async def list_tasks(
 
 
 @get("/tasks/types", opt={"scope": "tasks:read"})
-async def types(kinds: Kinds, settings: Settings) -> wire.TypesAnswer:
+async def types(kinds: NamedDependency[Kinds], settings: NamedDependency[Settings]) -> wire.TypesAnswer:
     """What can be submitted, with the JSON Schema of its data."""
     return wire.TypesAnswer(
         items=[
@@ -92,28 +98,36 @@ async def types(kinds: Kinds, settings: Settings) -> wire.TypesAnswer:
 
 
 @get("/tasks/{task_id:uuid}", opt={"scope": "tasks:read"})
-async def get_task(task_id: UUID, actor: Actor, db: Database) -> wire.TaskDetail:
+async def get_task(
+    task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> wire.TaskDetail:
     """Everything about a task."""
     async with db.transaction(actor) as tx:
         return wire.detail(await service.get(tx, task_id), await service.attempts(tx, task_id))
 
 
 @get("/tasks/{task_id:uuid}/status", opt={"scope": "tasks:read"})
-async def get_status(task_id: UUID, actor: Actor, db: Database) -> wire.TaskStatus:
+async def get_status(
+    task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> wire.TaskStatus:
     """Where a task is."""
     async with db.transaction(actor) as tx:
         return wire.status(await service.get(tx, task_id))
 
 
 @get("/tasks/{task_id:uuid}/result", opt={"scope": "tasks:read"})
-async def get_result(task_id: UUID, actor: Actor, db: Database) -> wire.TaskResult:
+async def get_result(
+    task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> wire.TaskResult:
     """How a task ended; 409 before it has."""
     async with db.transaction(actor) as tx:
         return wire.result(await service.result(tx, task_id))
 
 
 @delete("/tasks/{task_id:uuid}", opt={"scope": "tasks:write"}, status_code=200)
-async def cancel(task_id: UUID, actor: Actor, db: Database) -> wire.Cancelled:
+async def cancel(
+    task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> wire.Cancelled:
     """Cancel a task: a waiting one ends at once, a running one gets SIGTERM, a grace period, SIGKILL."""
     async with db.transaction(actor) as tx:
         status = await service.cancel(tx, actor, task_id)
@@ -123,9 +137,9 @@ async def cancel(task_id: UUID, actor: Actor, db: Database) -> wire.Cancelled:
 
 @get("/logs/{task_id:uuid}", opt={"scope": "logs:read"})
 async def get_logs(
-    task_id: UUID,
-    actor: Actor,
-    db: Database,
+    task_id: FromPath[UUID],
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
     since: _From = None,
     until: _To = None,
     after: _Seq = 0,
@@ -140,14 +154,16 @@ async def get_logs(
 
 
 @delete("/logs/{task_id:uuid}", opt={"scope": "logs:delete"}, status_code=200)
-async def delete_logs(task_id: UUID, actor: Actor, db: Database) -> wire.Deleted:
+async def delete_logs(
+    task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> wire.Deleted:
     """Forget what a finished task logged."""
     async with db.transaction(actor) as tx:
         return wire.Deleted(deleted=await service.delete_logs(tx, task_id))
 
 
 @get("/queues", opt={"scope": "queues:read"})
-async def queues(actor: Actor, db: Database) -> wire.QueuesAnswer:
+async def queues(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> wire.QueuesAnswer:
     """Slots, and how many tasks of the team wait and run."""
     async with db.transaction(actor) as tx:
         rows = await service.queues(tx)

@@ -137,7 +137,7 @@ def _identify(scope: Scope) -> str:
     """The sane X-Request-Id that the caller sent, or a new one; bound to every log line of this request."""
     sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     request_id = sent.decode() if _SANE_ID.fullmatch(sent) else uuid4().hex
-    scope["sfp.request_id"] = request_id
+    scope.setdefault("state", {})["request_id"] = request_id
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=request_id)
     return request_id

@@ -1,7 +1,7 @@
 """Keyset paging: a cursor names the last row seen, so nothing is skipped or doubled while rows come and go.
 
 @get("/tasks", opt=…)
-async def list_tasks(…, limit: Limit = 50, cursor: str | None = None) -> Page[TaskRow]:
+async def list_tasks(…, limit: Limit = 50, cursor: Cursor = None) -> Page[TaskRow]:
     rows = await tx.all(SQL["list"], after(cursor), limit + 1)
     return page([render(row) for row in rows], limit, key=lambda row: row.operation_id)
 """
@@ -13,6 +13,7 @@ from typing import Annotated, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
+from litestar.params import QueryParameter
 
 from sfp_server.errors import FieldError, Malformed
 
@@ -20,7 +21,9 @@ DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 
 #: how many items a page has; outside 1 to 200 is a 400
-Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT)]
+#: where a page begins: `nextCursor` of the one before
+Cursor = Annotated[str | None, QueryParameter(max_length=1024)]
 
 Item = TypeVar("Item")
 

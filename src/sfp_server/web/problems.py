@@ -127,7 +127,7 @@ def respond(request: Request[Any, Any, Any], error: SfpError, more: Mapping[str,
 
 def request_id(scope: Scope) -> str:
     """The id that `limits.py` gave this request."""
-    return str(scope.get("sfp.request_id", ""))
+    return str(scope.get("state", {}).get("request_id", ""))
 
 
 def _expected(request: Request[Any, Any, Any], error: SfpError) -> Response[bytes]:

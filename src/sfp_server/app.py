@@ -1,0 +1,137 @@
+"""Composition root of the API: settings → pools and clients → routes. Nobody else constructs these.
+
+To add a capability: append its list to `API_ROUTES` (paths below /sfp/api). Handlers get what they name:
+
+    actor: Actor                    who calls; only on routes with a scope
+    db: Database                    role sfp_api
+    settings: Settings
+    cache: Valkey                   bytes in, bytes out; may be away at any time
+    authenticator: Authenticator    for tokens that do not come in a header
+    sessions, signer, answer_seal   identity
+    health, api_document            this page's neighbours
+    kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+
+from litestar import Litestar, Request, Router
+from litestar.di import Provide
+from litestar.types import ControllerRouterHandler
+from valkey.asyncio import Valkey
+
+from sfp_server import health
+from sfp_server.actor import Actor
+from sfp_server.credentials import routes as credentials
+from sfp_server.credentials.vault import Sealer
+from sfp_server.db.database import Database
+from sfp_server.events import routes as events
+from sfp_server.events.live import Live
+from sfp_server.events.rights import Rights
+from sfp_server.identity import routes as identity
+from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.jwt import Signer
+from sfp_server.identity.seal import AnswerSeal
+from sfp_server.identity.sessions import Sessions
+from sfp_server.kinds import KINDS
+from sfp_server.settings import Settings
+from sfp_server.tasks import artifact_routes as artifacts
+from sfp_server.tasks import routes as tasks
+from sfp_server.tasks.artifacts import ArtifactStore
+from sfp_server.version import VERSION
+from sfp_server.web import openapi, problems
+from sfp_server.web.asgi import App
+from sfp_server.web.guard import Guard
+from sfp_server.web.limits import MAX_BODY, Limits
+from sfp_server.web.ratelimit import RateLimiter
+from sfp_server.web.wire import ApiRequest
+
+#: everything below /sfp/api
+API_ROUTES: list[ControllerRouterHandler] = [
+    *identity.ROUTES,
+    *tasks.ROUTES,
+    *artifacts.ROUTES,
+    *credentials.ROUTES,
+    *events.ROUTES,
+]
+
+
+def create_app(settings: Settings) -> Litestar:
+    """The whole API as an ASGI application. Connects to nothing before it is started. Raises SettingsError."""
+    db = Database(settings.role_url("sfp_api"), application="sfp api", size=10)
+    cache = Valkey.from_url(settings.cache_connection_url(), socket_timeout=5, socket_connect_timeout=2)  # pyright: ignore[reportUnknownMemberType] (untyped library)
+    signing_key = settings.secret("jwt-signing.pem")
+    signer = Signer(
+        signing_key,
+        issuer=f"https://{settings.domain}/sfp/api/auth",
+        life=settings.access_token_minutes * 60,
+        buffer=settings.expiry_buffer_seconds,
+    )
+    authenticator = Authenticator(db, signer)
+    limiter = RateLimiter(cache)
+    live = Live(db, cache, Rights(authenticator.actor))
+    provided: dict[str, Any] = {
+        "db": db,
+        "settings": settings,
+        "cache": cache,
+        "authenticator": authenticator,
+        "signer": signer,
+        "sessions": Sessions(db, signer, refresh_days=settings.refresh_token_days),
+        "answer_seal": AnswerSeal(signing_key),
+        "health": health.Health(db, cache),
+        "kinds": KINDS,
+        "store": ArtifactStore(settings.directory / "artifacts"),
+        "sealer": Sealer(settings.secret("vault-public.pem")),
+        "live": live,
+    }
+    dependencies = {name: _provide(value) for name, value in provided.items()}
+    dependencies["actor"] = Provide(_actor, sync_to_thread=False)
+    documented: list[ControllerRouterHandler] = [*health.ROUTES, Router("/sfp/api", route_handlers=API_ROUTES)]
+    dependencies["api_document"] = _provide(openapi.ApiDocument(documented, dependencies, version=VERSION))
+    app = Litestar(
+        route_handlers=[*documented, *openapi.ROUTES],
+        dependencies=dependencies,
+        guards=[Guard(authenticate=authenticator.actor, limiter=limiter, actor_limit=settings.actor_rate_limit)],
+        exception_handlers=dict(problems.HANDLERS),
+        request_class=ApiRequest,
+        request_max_body_size=MAX_BODY,
+        lifespan=[_running(db, cache, [limiter.run, authenticator.watch, live.run])],
+        openapi_config=None,
+        logging_config=None,
+    )
+    inner = cast("App", app.asgi_handler)  # Litestar's ASGI types are closed dictionaries, ours are open ones
+    limits = Limits(app=inner, limiter=limiter, address_limit=settings.address_rate_limit)
+    app.asgi_handler = cast("Any", limits)
+    return app
+
+
+def _provide(value: Any) -> Provide:
+    return Provide(lambda: value, sync_to_thread=False, use_cache=True)
+
+
+def _actor(request: Request[Any, Any, Any]) -> Actor:
+    return request.user
+
+
+def _running(
+    db: Database, cache: Valkey, loops: list[Callable[[], Coroutine[Any, Any, None]]]
+) -> Callable[[Litestar], Any]:
+    """The application's own loops, from its start to its end; then connections are closed."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
+        running = [asyncio.create_task(loop()) for loop in loops]
+        try:
+            yield
+        finally:
+            for task in running:
+                task.cancel()
+            for task in running:
+                with suppress(asyncio.CancelledError):
+                    await task
+            await cache.aclose()
+            await db.close()
+
+    return lifespan
