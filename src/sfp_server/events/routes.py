@@ -106,7 +106,7 @@ async def _read(
     return page([_row(event) for event in events], limit, key=lambda row: row.seq)
 
 
-async def _first(request: _Request, live: NamedDependency[Live], channel: str, *, after: int, wait: float) -> None:
+async def _first(request: _Request, live: Live, channel: str, *, after: int, wait: float) -> None:
     """Wait for an event after `after`, or until the time is over or the right to look has ended."""
     ticket = _ticket(request)
     with live.rights.viewing(ticket, request.user) as viewer:
