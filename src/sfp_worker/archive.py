@@ -5,17 +5,22 @@ size and count are bounded. Links are made last, so that nothing is ever written
 followed once to see that it ends inside. A file that is no archive is put down under its name.
 """
 
+from __future__ import annotations
+
 import os
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from typing import IO
 
 from sfp_worker.failure import Failed
 from sfp_worker.place import Place, clean_relative
 from sfp_worker.workspace import cannot_write
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
 
 #: entries of one archive
 MAX_ENTRIES = 100_000

@@ -1,14 +1,19 @@
 """Finds the files to keep, and sends them. The program is dead by now; what it left may still be a trap."""
 
+from __future__ import annotations
+
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
 
 from sfp_worker import protocol
 from sfp_worker.control import HIGH_WATER, Control
 from sfp_worker.failure import Failed
 from sfp_worker.redact import Redactor
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 #: directories below one another that are looked into
 MAX_DEPTH = 64
@@ -19,7 +24,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def pattern(globs: Sequence[str]) -> "re.Pattern[str]":
+def pattern(globs: Sequence[str]) -> re.Pattern[str]:
     """One expression for all globs: `*` and `?` stay within a name, `**` crosses directories."""
     return re.compile("|".join(f"(?:{_expression(glob)})" for glob in globs) or r"(?!)")
 

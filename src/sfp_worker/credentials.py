@@ -1,11 +1,15 @@
 """Draws the attempt's credentials: the ticket goes to the broker once, the values come back once."""
 
-import json
-import os
-import socket
-from typing import Any
+from __future__ import annotations
 
+from _socket import AF_UNIX, SOCK_STREAM, socket
+
+from sfp_worker import wire
 from sfp_worker.failure import Failed
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from typing import Any
 
 #: bytes of the broker's answer
 MAX_ANSWER = 4 * 1024 * 1024
@@ -30,21 +34,23 @@ def draw(descriptor: int, ticket: str) -> Drawn:
     Raises:
         Failed: `credential`; says which, never its value.
     """
-    with socket.socket(fileno=descriptor) as broker:
-        broker.settimeout(PATIENCE_SECONDS)
-        try:
-            broker.sendall(json.dumps({"ticket": ticket}).encode() + b"\n")
-            line = _line(broker)
-        except OSError as error:
-            raise Failed("credential", "the credential broker did not answer") from error
+    broker = socket(AF_UNIX, SOCK_STREAM, 0, fileno=descriptor)
+    broker.settimeout(PATIENCE_SECONDS)
     try:
-        return _parse(json.loads(line))
+        broker.sendall(wire.dumps({"ticket": ticket}).encode() + b"\n")
+        line = _line(broker)
+    except OSError as error:
+        raise Failed("credential", "the credential broker did not answer") from error
+    finally:
+        broker.close()
+    try:
+        return _parse(wire.loads(line.decode()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         # Without the cause: it may quote the answer.
         raise Failed("credential", "the credential broker answered something unknown") from None
 
 
-def _line(broker: socket.socket) -> bytes:
+def _line(broker: socket) -> bytes:
     data = bytearray()
     while not data.endswith(b"\n"):
         part = broker.recv(64 * 1024)
@@ -66,7 +72,3 @@ def _parse(answer: Any) -> Drawn:
             raise Failed("credential", f"credential {str(credential.get('name'))[:100]!r} cannot be in an environment")
         env[name] = value
     return Drawn(env, list(env.values()))
-
-
-def close_unused(descriptor: int) -> None:
-    os.close(descriptor)

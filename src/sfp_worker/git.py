@@ -4,12 +4,19 @@
 hand out single commits is asked for everything.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
 from sfp_worker import spawn
 from sfp_worker.failure import Failed
 from sfp_worker.place import Place
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    #: runs one command (argv, env) to its end; what it says becomes log lines
+    RunGit = Callable[[Sequence[str], Mapping[str, str]], "Ran"]
 
 SCHEMES = ("https://", "http://", "git://")
 
@@ -36,10 +43,6 @@ class Ran:
     def __init__(self, code: int, tail: str) -> None:
         self.code = code
         self.tail = tail
-
-
-#: runs one command (argv, env) to its end; what it says becomes log lines
-RunGit = Callable[[Sequence[str], Mapping[str, str]], Ran]
 
 
 def clone(place: Place, source: Mapping[str, Any], run: RunGit) -> None:

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import platform
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,9 +72,9 @@ class _Program(ctypes.Structure):
 
 
 def _seccomp(flags: int, program: bytes) -> int:
-    numbers = _NUMBERS.get(platform.machine())
+    numbers = _NUMBERS.get(os.uname().machine)
     if numbers is None:
-        raise OSError(38, f"no system call numbers for {platform.machine()}")
+        raise OSError(38, f"no system call numbers for {os.uname().machine}")
     prog = _Program(len(program) // 8, program)
     return _check(
         _libc.syscall(
@@ -98,7 +97,7 @@ def _instruction(code: int, k: int, jt: int = 0, jf: int = 0) -> bytes:
 
 def connect_filter() -> bytes:
     """BPF that asks a supervisor about every `connect`; foreign system call tables do not exist."""
-    numbers = _NUMBERS[platform.machine()]
+    numbers = _NUMBERS[os.uname().machine]
     load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
     errno_enosys = 0x00050000 | 38
     return b"".join(

@@ -1,10 +1,15 @@
 """From a program's output to log lines: redacted, cut, batched."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable
 
 from sfp_worker import protocol
 from sfp_worker.redact import RedactedStream
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: seconds for which lines after the first are gathered
 BATCH_SECONDS = 0.02

@@ -1,13 +1,18 @@
 """Follows the file named by SFP_PROGRESS: each line `<0-100> <text>` is progress."""
 
+from __future__ import annotations
+
 import os
 import stat
 import time
-from collections.abc import Callable
 
 from sfp_worker import protocol
 from sfp_worker.logs import clean
 from sfp_worker.redact import Redactor
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Seconds between two looks, and so between two reports; the last line always goes out. A look is one
 #: failing or succeeding open(2). inotify would be the event to wait for, but to let go of one takes the

@@ -12,12 +12,20 @@ Descriptors travel as SCM_RIGHTS on the first byte of a frame whose message says
 The server never accepts any.
 """
 
-import json
-import struct
-from collections.abc import Iterator
-from typing import Any
+from __future__ import annotations
 
-Message = dict[str, Any]
+import struct
+
+from sfp_worker import wire
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    Message = dict[str, Any]
+else:
+    Message = dict
 
 HEADER = struct.Struct("!IB")
 JSON = 0
@@ -49,8 +57,7 @@ class ProtocolError(Exception):
 
 def encode(message: Message) -> bytes:
     """One JSON frame. Lone surrogates become `?`."""
-    body = json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    data = body.encode("utf-8", "replace")
+    data = wire.dumps(message).encode("utf-8", "replace")
     return HEADER.pack(len(data), JSON) + data
 
 
@@ -93,7 +100,7 @@ class FrameReader:
 
 def _message(body: bytes) -> Message:
     try:
-        message = json.loads(body)
+        message: Any = wire.loads(body.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a frame is not JSON") from error
     if not isinstance(message, dict) or not isinstance(message.get("t"), str):  # pyright: ignore[reportUnknownMemberType] (JSON of unknown shape)

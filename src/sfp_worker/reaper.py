@@ -5,11 +5,11 @@ finishes the job when it exits. Without a namespace it is a subreaper: orphans c
 its descendants, round after round, until none is left.
 """
 
-import contextlib
 import os
 import select
-import signal
 import time
+
+from sfp_worker import signals
 
 #: seconds that are spent on killing descendants that keep forking, where no namespace helps
 END_SECONDS = 10.0
@@ -22,8 +22,8 @@ class Reaper:
         #: wait status of the program, once it has ended
         self.status: int | None = None
         self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, _woken)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signals.handle(signals.SIGCHLD, _woken)
+        signals.set_wakeup_fd(write, warn_on_full_buffer=False)
 
     def fileno(self) -> int:
         return self._read
@@ -36,9 +36,14 @@ class Reaper:
 
     def reap(self) -> None:
         """Some process may have ended: take its status."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._read, 4096)
+        self._empty_pipe()
         self._collect()
+
+    def _empty_pipe(self) -> None:
+        try:
+            os.read(self._read, 4096)
+        except BlockingIOError:
+            return
 
     def _collect(self) -> bool:
         """Take all statuses that are there; True when no child is left at all."""
@@ -55,30 +60,34 @@ class Reaper:
     def signal_all(self, number: int) -> None:
         """Send a signal to every process below us."""
         if self._namespaced:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, number)
+            _send(-1, number)
             return
         for pid in descendants(os.getpid()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
+            _send(pid, number)
 
     def end_all(self) -> None:
         """Kill every process below us and wait until all are gone."""
         deadline = time.monotonic() + END_SECONDS
         while not self._collect():
-            self.signal_all(signal.SIGKILL)
+            self.signal_all(signals.SIGKILL)
             if self._collect():
                 return
             if time.monotonic() > deadline:
                 return  # the runtime kills the rest from outside
             # A killed child wakes the pipe; a fork that raced the kill does not, hence the ceiling.
             select.select([self._read], [], [], 0.01)
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._read, 4096)
+            self._empty_pipe()
 
 
 def _woken(_number: int, _frame: object) -> None:
     """A handler must exist for the wake-up descriptor to be written."""
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return  # ended already; or, in a namespace, nobody is there
 
 
 def descendants(root: int) -> list[int]:
@@ -86,10 +95,12 @@ def descendants(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
+            try:
                 with open(f"/proc/{entry}/stat", "rb") as file:
                     parent = int(file.read().rpartition(b")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry))
+            except OSError:
+                continue  # ended meanwhile
+            children.setdefault(parent, []).append(int(entry))
     found: list[int] = []
     level = [root]
     while level:

@@ -11,11 +11,16 @@ URL-escaped, JSON-escaped and in hex; values of several lines also line by line.
 Between two calls only bytes that may still become a value are held back.
 """
 
-import base64
-import json
-import urllib.parse
-from collections.abc import Iterable, Iterator
-from typing import Any
+from __future__ import annotations
+
+from binascii import b2a_base64
+
+from sfp_worker import wire
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
 MASK = b"***"
 #: bytes of the shortest value that is searched
@@ -23,11 +28,12 @@ SHORTEST = 3
 #: bytes of the shortest line of a longer value, and of the shortest encoded form
 SHORTEST_LINE = 8
 SHORTEST_ENCODED = 4
+_UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
 
 
 def _base64_forms(value: bytes) -> Iterator[bytes]:
     """What `value` looks like inside longer base64, at each alignment, and by itself, also wrapped."""
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+    for encode in (_standard, _urlsafe):
         whole = encode(value).rstrip(b"=")
         yield whole
         for width in (76, 64):
@@ -39,19 +45,32 @@ def _base64_forms(value: bytes) -> Iterator[bytes]:
             yield text[dropped : len(text) - mixed]
 
 
+def _standard(data: bytes) -> bytes:
+    return b2a_base64(data, newline=False)
+
+
+def _urlsafe(data: bytes) -> bytes:
+    return _standard(data).translate(bytes.maketrans(b"+/", b"-_"))
+
+
 def _escaped_forms(value: bytes) -> Iterator[bytes]:
-    for safe in ("", "/"):
-        quoted = urllib.parse.quote_from_bytes(value, safe=safe).encode()
+    # What different programs leave as it is: strict, paths, encodeURIComponent, encodeURI.
+    for safe in (b"", b"/", b"!*'()", b"!*'()/;,:@&=+$#?"):
+        quoted = _quoted(value, safe)
         yield quoted
         yield quoted.replace(b"%20", b"+")
-        yield urllib.parse.quote_from_bytes(value, safe=safe + "!*'()").encode()  # encodeURIComponent
     text = value.decode("utf-8", "replace")
-    for ascii_only in (True, False):
-        escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "replace")
+    for escape in (wire.escape, wire.escape_ascii):
+        escaped = escape(text)[1:-1].encode("utf-8", "replace")
         yield escaped
         yield escaped.replace(b"/", b"\\/")
     yield value.hex().encode()
     yield value.hex().upper().encode()
+
+
+def _quoted(value: bytes, safe: bytes) -> bytes:
+    keep = _UNRESERVED + safe
+    return b"".join(bytes((byte,)) if byte in keep else b"%%%02X" % byte for byte in value)
 
 
 def _lower_escapes(form: bytes) -> bytes:
@@ -83,7 +102,7 @@ class Redactor:
     def __init__(self, values: Iterable[str]) -> None:
         self._patterns = patterns(values)
 
-    def stream(self) -> "RedactedStream":
+    def stream(self) -> RedactedStream:
         return RedactedStream(self._patterns)
 
     def text(self, text: str) -> str:

@@ -1,14 +1,17 @@
 """Reads the file named by SFP_RESULT: one bounded, valid JSON value."""
 
-import json
-import math
+from __future__ import annotations
+
 import os
 import stat
-from typing import Any, NoReturn
 
 from sfp_worker.failure import Failed
 from sfp_worker.protocol import MAX_RESULT, MAX_RESULT_DEPTH
 from sfp_worker.redact import Redactor
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 NAME = "result"
 
@@ -22,6 +25,8 @@ def read(folder: int, redactor: Redactor) -> tuple[bool, Any]:
     data = _content(folder)
     if data is None:
         return False, None
+    import json  # most programs leave no result
+
     try:
         value = json.loads(data.decode(), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -70,7 +75,7 @@ def _text(text: str) -> str:
 
 def _finite(text: str) -> float:
     number = float(text)
-    if not math.isfinite(number):
+    if number in {float("inf"), float("-inf")}:
         raise ValueError("number out of range")
     return number
 

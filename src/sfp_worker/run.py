@@ -1,13 +1,11 @@
 """Runs one program under watch: pumps its output, reports progress, obeys `terminate`, ends it all."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import select
-import signal
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from sfp_worker import spawn
 from sfp_worker.control import HIGH_WATER, Control
@@ -16,9 +14,14 @@ from sfp_worker.logs import Batch, Lines
 from sfp_worker.progress import Progress
 from sfp_worker.reaper import Reaper
 from sfp_worker.redact import Redactor
+from sfp_worker.signals import SIGKILL, SIGTERM
 
-if TYPE_CHECKING:  # it brings threads along, which most programs do not need
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sfp_worker.gate import Gate
+
 
 READ_BYTES = 64 * 1024
 #: seconds between two rounds of killing what hides (only where no PID namespace does it)
@@ -68,9 +71,9 @@ class Watch:
         self._over = False
         self.terminated = False
         self.output_bytes = 0
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.tail: list[str] = []
 
-    def run(self, launch: spawn.Launch, progress: Progress | None, gate: "Gate | None") -> Ended:
+    def run(self, launch: spawn.Launch, progress: Progress | None, gate: Gate | None) -> Ended:
         """Run it to its end, and then to the end of everything it left behind.
 
         Raises:
@@ -89,7 +92,7 @@ class Watch:
             return Ended(None, os.WTERMSIG(status))
         return Ended(os.WEXITSTATUS(status), None)
 
-    def _attach(self, child: spawn.Child, progress: Progress | None, gate: "Gate | None") -> None:
+    def _attach(self, child: spawn.Child, progress: Progress | None, gate: Gate | None) -> None:
         self._streams = {child.stdout: "stdout", child.stderr: "stderr"}
         for descriptor in self._streams:
             fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_NONBLOCK)
@@ -119,7 +122,7 @@ class Watch:
         if self._progress is not None:
             self._progress.read_if_due()
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            self._reaper.signal_all(signal.SIGKILL)
+            self._reaper.signal_all(SIGKILL)
             self._kill_at = time.monotonic() + KILL_ROUND_SECONDS
 
     def _dispatch(self, descriptor: int, events: int) -> None:
@@ -163,7 +166,7 @@ class Watch:
         if not self.terminated:
             self.terminated = True
             self._kill_at = time.monotonic() + self._grace
-            self._reaper.signal_all(signal.SIGTERM)
+            self._reaper.signal_all(SIGTERM)
 
     def _read(self, descriptor: int) -> bool:
         """Take one chunk of output; False at its end, or when there is none now."""
@@ -197,7 +200,7 @@ class Watch:
     def _show(self, name: str, lines: list[str]) -> None:
         if lines:
             if self._rename is not None:
-                self.tail.extend(lines)
+                self.tail = [*self.tail, *lines][-TAIL_LINES:]
             self._batch.add(self._rename or name, lines)
             self._batch.flush_if_due()
 

@@ -1,22 +1,29 @@
 """Starts the program: fork, limits, filters, execve. Never a shell."""
 
+from __future__ import annotations
+
 import errno
 import os
 import resource
-import signal
-import socket
 import struct
-from collections.abc import Mapping, Sequence
+from _socket import socketpair
 
 from sfp_worker import kernel
+from sfp_worker.control import receive_with_descriptors, send_descriptor
 from sfp_worker.failure import Failed
+from sfp_worker.signals import SIG_DFL, SIGKILL, SIGPIPE, SIGXFSZ, handle
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Mapping, Sequence
 
 #: what the out-of-memory killer should take first, before the supervisor
 OOM_SCORE = "700"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 #: signals that stay ignored in a program unless reset
-IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+IGNORED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
 
 #: (resource, soft and hard limit)
 Limit = tuple[int, int]
@@ -35,8 +42,6 @@ class Launch:
         self.filters: Sequence[bytes] = ()
         #: ask about every connect
         self.gated = False
-        #: user and group to become; None: stay
-        self.identity: int | None = None
 
 
 class Child:
@@ -59,7 +64,7 @@ def start(launch: Launch) -> Child:
     err_read, err_write = os.pipe()
     streams = (_stdin(launch.stdin), out_write, err_write)
     try:
-        special = launch.gated or launch.filters or launch.identity is not None
+        special = launch.gated or launch.filters
         pid, listener = _fork(launch, streams) if special else (_spawn(launch, streams), None)
     except Failed:
         os.close(out_read)
@@ -119,9 +124,9 @@ def _program(launch: Launch) -> str:
 
 
 def _fork(launch: Launch, streams: tuple[int, int, int]) -> tuple[int, int | None]:
-    """The long way, with filters, another user, or the gate: (pid, listener of its connects)."""
+    """The long way, with filters or the gate: (pid, listener of its connects)."""
     fail_read, fail_write = os.pipe()
-    mine, theirs = socket.socketpair() if launch.gated else (None, None)
+    mine, theirs = socketpair() if launch.gated else (None, None)
     pid = os.fork()
     if pid == 0:
         _become(launch, streams, fail_write, theirs)
@@ -140,13 +145,10 @@ def _fork(launch: Launch, streams: tuple[int, int, int]) -> tuple[int, int | Non
     return pid, listener
 
 
-def _receive_listener(mine: socket.socket) -> int | None:
-    with mine:
-        _, descriptors, _, _ = socket.recv_fds(mine, 1, 1)
-    if not descriptors:
-        return None  # the child says why on the other pipe
-    os.set_inheritable(descriptors[0], False)
-    return descriptors[0]
+def _receive_listener(mine: socket) -> int | None:
+    _, descriptors = receive_with_descriptors(mine, 1)
+    mine.close()
+    return descriptors[0] if descriptors else None  # without: the child says why on the other pipe
 
 
 def _stdin(text: bytes | None) -> int:
@@ -163,19 +165,16 @@ def _stdin(text: bytes | None) -> int:
 _STEP_SETUP, _STEP_CHDIR, _STEP_EXEC = range(3)
 
 
-def _become(launch: Launch, streams: tuple[int, int, int], fail: int, gate: socket.socket | None) -> None:
+def _become(launch: Launch, streams: tuple[int, int, int], fail: int, gate: socket | None) -> None:
     """In the child: become the program, or say why not. Does not return."""
     step = _STEP_SETUP
     try:
         os.setsid()
+        kernel.die_with_parent(SIGKILL)  # where no namespace ends it with us
         for target, source in enumerate(streams):
             os.dup2(source, target)
         for number in IGNORED_BY_PYTHON:
-            signal.signal(number, signal.SIG_DFL)
-        if launch.identity is not None:
-            os.setgroups([])
-            os.setresgid(launch.identity, launch.identity, launch.identity)
-            os.setresuid(launch.identity, launch.identity, launch.identity)
+            handle(number, SIG_DFL)
         step = _STEP_CHDIR
         os.chdir(launch.cwd)
         step = _STEP_SETUP
@@ -184,7 +183,7 @@ def _become(launch: Launch, streams: tuple[int, int, int], fail: int, gate: sock
         for program in launch.filters:
             kernel.load_filter(program)
         if gate is not None:
-            socket.send_fds(gate, [b"g"], [kernel.connect_listener()])
+            send_descriptor(gate, kernel.connect_listener())
         step = _STEP_EXEC
         os.execve(_program(launch), list(launch.argv), dict(launch.env))  # noqa: S606 (no shell is the point)
     except OSError as error:

@@ -8,13 +8,12 @@ delivers the matching status. A supervisor serves one job and exits; with it goe
 namespaces.
 """
 
-import base64
+from __future__ import annotations
+
 import os
 import resource
-import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from binascii import a2b_base64
 
 from sfp_worker import kernel, protocol, result
 from sfp_worker.control import Control
@@ -26,7 +25,13 @@ from sfp_worker.protocol import Message
 from sfp_worker.reaper import Reaper
 from sfp_worker.redact import Redactor
 from sfp_worker.run import Ended, Watch
+from sfp_worker.signals import SIGKILL, SIGTERM, SIGXFSZ
 from sfp_worker.spawn import DEFAULT_PATH, Launch
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, NoReturn
 
 #: the descriptor on which a worker finds its control socket
 CONTROL = 3
@@ -39,11 +44,12 @@ def main(*, namespaced: bool) -> NoReturn:
     kernel.set_dumpable(False)  # before any secret is here
     kernel.set_no_new_privs()
     if not namespaced:
+        os.setsid()
         kernel.become_subreaper()
     os.closerange(CONTROL + 1, 65536)
-    control = Control(CONTROL)
     os.set_inheritable(CONTROL, False)
     reaper = Reaper(namespaced=namespaced)
+    control = Control(CONTROL, when_gone=reaper.end_all)
     control.send({"t": "ready"})
     job = control.wait()
     if job["t"] != "job":
@@ -93,7 +99,7 @@ class Supervisor:
         folder = self._place.make()
         self._make_workspace()
         if self._was_terminated():
-            return Ended(None, signal.SIGTERM)
+            return Ended(None, SIGTERM)
         ended = self._run(drawn, folder)
         if ended.code != 0:
             self._explain(ended)
@@ -133,6 +139,7 @@ class Supervisor:
         watch = self._watch(rename="system")
         launch = self._launch(argv, env, self._place.root)
         launch.gated = True
+        launch.filters = [a2b_base64(text) for text in self._job["clone_filters"]]
         ended = watch.run(launch, None, self._gate("clone"))
         self._output_bytes += watch.output_bytes
         if watch.terminated:
@@ -144,6 +151,7 @@ class Supervisor:
         stdin = self._job["stdin"]
         launch.stdin = None if stdin is None else stdin.encode("utf-8", "surrogateescape")
         launch.gated = self._job["gated"]
+        launch.filters = [a2b_base64(text) for text in self._job["filters"]]
         progress = Progress(folder, self._redactor, self._send_progress)
         watch = self._watch()
         try:
@@ -169,8 +177,6 @@ class Supervisor:
     def _launch(self, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> Launch:
         launch = Launch(argv, env, cwd)
         launch.limits = [(number, value) for number, value in self._job["rlimits"]]
-        launch.filters = [base64.b64decode(text) for text in self._job["filters"]]
-        launch.identity = self._job["identity"]
         return launch
 
     def _environment(self, drawn: Drawn) -> dict[str, str]:
@@ -197,10 +203,10 @@ class Supervisor:
 
     def _explain(self, ended: Ended) -> None:
         """What ended the program, when it was a limit."""
-        if ended.signal == signal.SIGXFSZ or self._place.is_full() or self._is_over_disk_limit():
+        if ended.signal == SIGXFSZ or self._place.is_full() or self._is_over_disk_limit():
             raise Failed("disk_limit", "the program filled its disk limit")
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        killed = ended.signal == signal.SIGKILL or not self._job["has_memory_counter"]
+        killed = ended.signal == SIGKILL or not self._job["has_memory_counter"]
         if killed and peak > OOM_SHARE * self._limits["memory_mb"] * 1024 * 1024:
             raise Failed("out_of_memory", "the program used up its memory limit")
 

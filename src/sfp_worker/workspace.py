@@ -1,11 +1,16 @@
 """Makes the workspace: files, an archive, or a git clone."""
 
+from __future__ import annotations
+
 import errno
 import os
-from typing import Any
 
 from sfp_worker.failure import Failed
 from sfp_worker.place import Place, clean_relative
+
+TYPE_CHECKING = False  # typing costs more to import than all of this package
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def write_files(place: Place, files: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ class Attendant(Protocol):
 Handle = str  #: JSON-safe, saved in the attempt's row; names the worker even after the dispatcher restarted
 
 
-class RuntimeUnavailable(Exception):  # noqa: N818 (a state, not a mistake)
+class RuntimeUnavailable(Exception):
     """No worker can be started now; try again later. The text says what is missing."""
 
 

@@ -16,6 +16,7 @@ SHM_BYTES = 64 * 1024 * 1024
 #: the one user that exists inside
 UID = 1000
 HOSTNAME = "worker"
+SHM, TMP, VAR_TMP = "/dev/shm", "/tmp", "/var/tmp"  # noqa: S108 (inside, where nobody else is)
 
 #: top-level directories that are links into /usr on a merged system
 MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -43,7 +44,7 @@ def command(host: Host) -> list[str]:
 
 
 def options(host: Host, *, disk_bytes: int) -> list[str]:
-    """bubblewrap's options, for one worker."""
+    """The options of bubblewrap for one worker."""
     args = ["--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     args += ["--unshare-cgroup-try", "--uid", str(UID), "--gid", str(UID), "--hostname", HOSTNAME]
     args += ["--cap-drop", "ALL", "--new-session", "--die-with-parent", "--as-pid-1"]
@@ -57,10 +58,10 @@ def options(host: Host, *, disk_bytes: int) -> list[str]:
         args += ["--ro-bind-fd", str(PREFIX), host.prefix]
     args += ["--ro-bind-fd", str(ETC), "/etc", "--ro-bind-fd", str(CODE), CODE_AT]
     args += ["--proc", "/proc", "--dev", "/dev"]
-    args += ["--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    args += ["--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
     args += ["--size", str(disk_bytes), "--perms", "0700", "--tmpfs", ROOT]
-    args += ["--symlink", f"{ROOT[1:]}/tmp", "/tmp", "--dir", "/run", "--dir", "/var"]
-    args += ["--symlink", f"{ROOT}/tmp", "/var/tmp", "--remount-ro", "/", "--chdir", ROOT]
+    args += ["--symlink", f"{ROOT[1:]}{TMP}", TMP, "--dir", "/run", "--dir", "/var"]
+    args += ["--symlink", f"{ROOT}{TMP}", VAR_TMP, "--remount-ro", "/", "--chdir", ROOT]
     return args
 
 

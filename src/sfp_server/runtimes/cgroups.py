@@ -14,9 +14,13 @@ from pathlib import Path
 
 from sfp_server.runtimes.launch import start_time
 
+#: what bubblewrap and the supervisor, with the threads of its gate, need beside the program
+SUPERVISOR_MB, SUPERVISOR_PROCESSES = 24, 8
+
 _MOUNT = Path("/sys/fs/cgroup")
 #: groups are named `sfp-<dispatcher's pid>-<its start time>-<number>`
 _PREFIX = "sfp"
+_ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 1; shift; done; shift; exec "$@"'
 #: how often, and with which pause in seconds, the removal of a group is tried
 _REMOVE_TRIES, _REMOVE_PAUSE = 50, 0.02
 
@@ -94,13 +98,19 @@ class Group:
     def folders(self) -> tuple[Path, ...]:
         return tuple({folder for folder in (self.memory, self.pids) if folder is not None})
 
-    def add(self, pid: int) -> None:
-        """Put `pid`, and whatever it starts from now on, under the ceilings."""
-        for folder in self.folders():
-            (folder / "cgroup.procs").write_text(str(pid), encoding="ascii")
+    def entrance(self) -> list[str]:
+        """A command that puts itself under the ceilings and then becomes the command that follows it.
 
-    def limit(self, *, memory_bytes: int, processes: int) -> None:
-        """Set the ceilings. Swap counts as memory."""
+        Moving another process takes a lock that stops every fork and exit of the machine for 10 ms or
+        more; a thread that moves itself by v1's `tasks` does not need it.
+        """
+        doors = [str(folder / ("cgroup.procs" if self.version == "v2" else "tasks")) for folder in self.folders()]
+        return ["/bin/sh", "-c", _ENTER, "enter", *doors, "--"]
+
+    def limit(self, *, memory_mb: int, processes: int) -> None:
+        """Set the ceilings for a program; its supervisor comes on top. Swap counts as memory."""
+        memory_bytes = (memory_mb + SUPERVISOR_MB) << 20
+        processes += SUPERVISOR_PROCESSES
         if self._set.get("memory") != memory_bytes and self.memory is not None:
             self._limit_memory(self.memory, memory_bytes)
             self._set["memory"] = memory_bytes

@@ -37,12 +37,12 @@ class Folders:
                 remove_tree(folder)
 
 
-def public(scratch: Path) -> Path:
-    """Where to put what everybody may read: `scratch` itself when others can get there, else /run.
+def public(scratch: Path, otherwise: str) -> Path:
+    """Where to put what everybody may read: `scratch` itself when others can get there, else `otherwise`.
 
     bubblewrap resolves the paths that it mounts as the user that it is.
     """
-    for place in (scratch, Path("/run/sfp-server"), Path(tempfile.gettempdir()) / "sfp-server"):
+    for place in (scratch, Path(otherwise) / "sfp-server", Path(tempfile.gettempdir()) / "sfp-server"):
         with contextlib.suppress(OSError):
             place.mkdir(parents=True, exist_ok=True, mode=0o755)
             mine = place.stat().st_uid == os.geteuid() and not place.is_symlink()
@@ -68,13 +68,13 @@ def _flatten(top: Path) -> None:
     base = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         count = 0
-        waiting = [name for name in os.listdir(base) if _is_folder(base, name)]
+        waiting = [name for name in os.listdir(base) if _is_folder(base, name)]  # noqa: PTH208 (a descriptor)
         while waiting:
             name = waiting.pop()
             os.chmod(name, 0o700, dir_fd=base)
             inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
             try:
-                for child in os.listdir(inner):
+                for child in os.listdir(inner):  # noqa: PTH208 (same)
                     if _is_folder(inner, child):
                         os.chmod(child, 0o700, dir_fd=inner)
                         count += 1

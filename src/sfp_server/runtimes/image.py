@@ -69,8 +69,7 @@ async def compose(folder: Path, *, extra_ca_file: Path | None) -> Image:
     folder.chmod(0o755)
     python = await interpreter()
     await asyncio.to_thread(_make_etc, folder / "etc", extra_ca_file)
-    await asyncio.to_thread(_copy_code, folder / "code")
-    await run_quietly(str(python), "-I", "-S", "-m", "compileall", "-q", str(folder / "code"))
+    await copy_code(folder / "code", python)
     prefix = None if python.is_relative_to("/usr") else _prefix(python)
     links = tuple((name, str(Path(f"/{name}").readlink())) for name in bwrap.MERGED if Path(f"/{name}").is_symlink())
     real = tuple(name for name in bwrap.MERGED if Path(f"/{name}").is_dir() and not Path(f"/{name}").is_symlink())
@@ -109,10 +108,13 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _copy_code(folder: Path) -> None:
+async def copy_code(folder: Path, python: Path) -> None:
+    """The worker's code, compiled for the interpreter that will run it."""
     source = Path(sfp_worker.__file__).parent
-    shutil.copytree(source, folder / "sfp_worker", ignore=shutil.ignore_patterns("__pycache__"))
-    _open_up(folder)
+    ignored = shutil.ignore_patterns("__pycache__")
+    await asyncio.to_thread(shutil.copytree, source, folder / "sfp_worker", ignore=ignored)
+    await run_quietly(str(python), "-I", "-S", "-m", "compileall", "-q", str(folder))
+    await asyncio.to_thread(_open_up, folder)
 
 
 def _make_etc(etc: Path, extra_ca_file: Path | None) -> None:

@@ -33,10 +33,8 @@ class Terms:
     #: whether the kernel counts memory and processes for the worker
     has_memory_limit: bool
     has_process_limit: bool
-    #: the user to become before the program starts, where no user namespace does it
-    identity: int | None = None
-    #: BPF programs to load before the program starts, where bubblewrap does not
-    filters: Sequence[bytes] = ()
+    #: BPF programs to load before the program starts (by network) and before git, where bubblewrap does not
+    filters: Mapping[Network, bytes] = field(default_factory=dict[Network, bytes])
     #: ask about connects even for a program without network
     always_gated: bool = False
 
@@ -103,11 +101,16 @@ def _message(workload: Workload, ticket: str | None, terms: Terms, *, resolved: 
         "own_network": terms.own_network,
         "sized_disk": terms.sized_disk,
         "has_memory_counter": terms.has_memory_limit,
-        "identity": terms.identity,
-        "filters": [base64.b64encode(program).decode() for program in terms.filters],
+        "filters": _texts(terms, workload.network),
+        "clone_filters": _texts(terms, Network.EGRESS),
         "gated": workload.network is Network.EGRESS or terms.always_gated,
         "rlimits": rlimits(limits, terms),
     }
+
+
+def _texts(terms: Terms, network: Network) -> list[str]:
+    program = terms.filters.get(network)
+    return [] if program is None else [base64.b64encode(program).decode()]
 
 
 def rlimits(limits: Limits, terms: Terms) -> list[list[int]]:

@@ -42,7 +42,7 @@ def kill_exactly(pid: int, started: int) -> bool:
 def memory_file(data: bytes, name: str) -> int:
     """A descriptor from which `data` can be read once."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
-    with open(descriptor, "wb", closefd=False) as file:  # noqa: PTH123 (a descriptor)
+    with open(descriptor, "wb", closefd=False) as file:
         file.write(data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
@@ -98,7 +98,7 @@ def spawn(argv: Sequence[str], *, env: Mapping[str, str], descriptors: Mapping[i
         actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in parked.items()]
         # Signals that Python ignores would stay ignored in all that the worker starts.
         defaults = [signal.SIGPIPE, signal.SIGXFSZ]
-        pid = os.posix_spawn(argv[0], argv, dict(env), file_actions=actions, setsigdef=defaults, setsigmask=[])
+        pid = os.posix_spawn(argv[0], list(argv), dict(env), file_actions=actions, setsigdef=defaults, setsigmask=[])
     finally:
         for descriptor in parked.values():
             os.close(descriptor)

@@ -61,7 +61,7 @@ class SandboxRuntime(SupervisedRuntime):
         self._cgroups = await asyncio.to_thread(cgroups.find)
         await self._cgroups.remove_leftovers()
         if self._setpriv is not None:
-            self._folders = Folders(await asyncio.to_thread(public, self._scratch))
+            self._folders = Folders(await asyncio.to_thread(public, self._scratch, "/run"))
         await asyncio.to_thread(self._folders.remove_leftovers)
         try:
             self._filter = await asyncio.to_thread(seccomp.program)
@@ -100,11 +100,13 @@ class SandboxRuntime(SupervisedRuntime):
 
     async def _make(self, workload: Workload | None) -> Worker:
         limits = Limits() if workload is None else workload.limits
+        self._require()
+        group = await asyncio.to_thread(self._group, limits)
         ours, theirs = socket.socketpair()
         info, info_theirs = os.pipe()
         errors = launch.memory_file(b"", "errors")
         try:
-            process = self._spawn(limits, theirs.fileno(), info_theirs, errors)
+            process = self._spawn(limits, group, theirs.fileno(), info_theirs, errors)
         except OSError as error:
             ours.close()
             os.close(info)
@@ -113,12 +115,11 @@ class SandboxRuntime(SupervisedRuntime):
         finally:
             theirs.close()
             os.close(info_theirs)
-        worker = Worker(process=process, channel=Channel(ours), group=None, terms=self._terms(None))
+        worker = Worker(process=process, channel=Channel(ours), group=group, terms=self._terms(group))
         process.call_when_ended(worker.channel.hang_up)
         try:
             await self._until_ready(worker, errors)
-            worker.inner = _inner(info)
-            await self._enclose(worker, limits)
+            self._find_inside(worker, info)
         except BaseException:
             await asyncio.shield(worker.discard())
             raise
@@ -127,15 +128,18 @@ class SandboxRuntime(SupervisedRuntime):
             os.close(errors)
         return worker
 
-    def _spawn(self, limits: Limits, control: int, info: int, errors: int) -> launch.Process:
+    def _spawn(
+        self, limits: Limits, group: cgroups.Group | None, control: int, info: int, errors: int
+    ) -> launch.Process:
         path, files = self._require()
         args = bwrap.options(files.host, disk_bytes=limits.disk_mb << 20)
+        enter = [] if group is None else group.entrance()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         arguments = launch.memory_file(bwrap.encoded(args), "arguments")
         filters = launch.memory_file(self._filter, "seccomp")
         try:
             return launch.spawn(
-                [*self._as_nobody(), path, "--args", str(bwrap.ARGUMENTS), *bwrap.command(files.host)],
+                [*enter, *self._as_nobody(), path, "--args", str(bwrap.ARGUMENTS), *bwrap.command(files.host)],
                 env={},
                 descriptors={
                     0: null,
@@ -169,21 +173,22 @@ class SandboxRuntime(SupervisedRuntime):
             said = os.pread(errors, 500, 0).decode("utf-8", "replace").strip().splitlines()
             raise RuntimeUnavailable(f"a sandbox cannot be built: {said[-1] if said else 'no reason given'}")
 
-    async def _enclose(self, worker: Worker, limits: Limits) -> None:
-        """Put the supervisor under its ceilings. All that it starts later is under them too."""
+    @staticmethod
+    def _find_inside(worker: Worker, info: int) -> None:
+        """Learn which process of the host the supervisor is."""
+        worker.inner = _inner(info)
         if worker.inner is None:
             raise RuntimeUnavailable("bubblewrap did not say which process the worker is")
         pid = worker.inner[0]
         with contextlib.suppress(OSError):  # only root may lower it
             Path(f"/proc/{pid}/oom_score_adj").write_text(SUPERVISOR_OOM_SCORE, encoding="ascii")
-        worker.group = await asyncio.to_thread(self._group, pid, limits)
-        worker.terms = self._terms(worker.group)
+        with contextlib.suppress(OSError):
+            worker.mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _group(self, pid: int, limits: Limits) -> cgroups.Group | None:
+    def _group(self, limits: Limits) -> cgroups.Group | None:
         group = self._cgroups.make(next(self._numbers))
         if group is not None:
-            group.limit(memory_bytes=limits.memory_mb << 20, processes=limits.processes + 8)
-            group.add(pid)
+            group.limit(memory_mb=limits.memory_mb, processes=limits.processes)
         return group
 
     @staticmethod

@@ -9,7 +9,7 @@ import errno
 import os
 from typing import Any
 
-_DENIED = (
+_DENIED = (  # noqa: SIM905 (as people read such lists)
     # mounts and namespaces
     "mount umount umount2 pivot_root move_mount open_tree fsopen fsconfig fsmount fspick mount_setattr "
     "unshare setns chroot "

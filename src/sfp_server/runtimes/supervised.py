@@ -98,7 +98,7 @@ class SupervisedRuntime(ABC):
         if handle in self._exits:
             return self._exits[handle]
         stranger = Stranger.parse(handle)
-        while stranger.is_alive():  # no event tells of processes that are not our children
+        while stranger.is_alive():  # noqa: ASYNC110 (no event tells of processes that are not our children)
             await asyncio.sleep(STRANGER_SECONDS)
         return lost("the worker is gone, and its dispatcher with it")
 

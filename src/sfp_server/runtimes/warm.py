@@ -20,6 +20,8 @@ _log: Any = structlog.get_logger(__name__)
 
 #: waiting workers at most, each about 10 MB
 MAX_WARM = 32
+#: seconds without a start after which the pool is filled, unless it is empty
+QUIET_SECONDS = 0.02
 
 
 class WarmPool:
@@ -28,6 +30,7 @@ class WarmPool:
         self._make = make
         self._waiting: deque[Worker] = deque()
         self._filling: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def take(self) -> Worker | None:
@@ -38,9 +41,19 @@ class WarmPool:
             if worker.is_alive:
                 found = worker
             else:
-                asyncio.get_running_loop().create_task(worker.discard())  # noqa: RUF006 (it ends by itself, at once)
-        self.fill()
+                asyncio.get_running_loop().create_task(worker.discard())
+        self._fill_when_quiet()
         return found
+
+    def _fill_when_quiet(self) -> None:
+        """To build a sandbox slows down what is running: leave short tasks alone while others wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting:
+            self._timer = asyncio.get_running_loop().call_later(QUIET_SECONDS, self.fill)
+        else:
+            self.fill()
 
     def fill(self) -> None:
         """Bring the pool to its size, one after the other, without anybody waiting for it."""
@@ -62,6 +75,8 @@ class WarmPool:
 
     async def close(self) -> None:
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.gather(self._filling, return_exceptions=True)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +25,11 @@ class Worker:
     terms: job.Terms
     #: (pid, start time) of the supervisor, when it is not the outermost process
     inner: tuple[int, int] | None = None
+    #: Descriptor of its mount namespace. To take one apart takes the kernel milliseconds; while we
+    #: hold it, that happens after the exit was reported and not before.
+    mounts: int | None = None
+    #: what else is to be freed when it has ended
+    leftovers: Callable[[], None] | None = None
     _conversation: Conversation | None = field(default=None)
     _exit: "asyncio.Task[Exit] | None" = field(default=None)
 
@@ -52,8 +58,7 @@ class Worker:
         limits = workload.limits
         try:
             if self.group is not None:
-                # One more for the supervisor, and a few for the threads of its gate.
-                self.group.limit(memory_bytes=limits.memory_mb << 20, processes=limits.processes + 8)
+                self.group.limit(memory_mb=limits.memory_mb, processes=limits.processes)
             await self.channel.send(brief.message, brief.descriptors)
         finally:
             brief.close()
@@ -92,8 +97,13 @@ class Worker:
             with contextlib.suppress(Exception):
                 await asyncio.shield(self._exit)
         self.channel.close()
+        if self.mounts is not None:
+            mounts, self.mounts = self.mounts, None
+            await asyncio.to_thread(os.close, mounts)
         if self.group is not None:
             await self.group.remove()
+        if self.leftovers is not None:
+            await asyncio.to_thread(self.leftovers)
 
 
 def _with_counters(ended: Exit, group: Group, workload: Workload) -> Exit:

@@ -1,0 +1,64 @@
+"""Choose the runtime of this machine: the sandbox where one can be built, else plain processes, and say why."""
+
+from pathlib import Path
+
+import structlog
+
+from sfp_server.runtimes.base import Limits, Runtime, RuntimeUnavailable
+from sfp_server.runtimes.egress import EgressPolicy, parse_allow
+from sfp_server.runtimes.image import nameservers
+from sfp_server.runtimes.sandbox import SandboxRuntime
+from sfp_server.settings import Settings
+
+log = structlog.get_logger()
+
+
+def policy(settings: Settings) -> EgressPolicy:
+    """Where workers with `egress` may connect, beyond the public internet."""
+    return EgressPolicy(allow=parse_allow(settings.egress_allow.split(",")), nameservers=frozenset(nameservers()))
+
+
+async def detect(settings: Settings, limits: Limits) -> Runtime:
+    """An open runtime.
+
+    Raises RuntimeUnavailable when `worker.runtime` asks for one that does not work here.
+    """
+    if settings.worker_runtime == "process":
+        return await _process(settings, limits)
+    try:
+        return await _sandbox(settings, limits)
+    except RuntimeUnavailable as error:
+        if settings.worker_runtime == "sandbox":
+            raise
+        log.warning("no sandbox on this machine: workers are plain processes", why=str(error))
+        return await _process(settings, limits)
+
+
+async def _sandbox(settings: Settings, limits: Limits) -> Runtime:
+    runtime = SandboxRuntime(
+        settings.broker_socket,
+        policy(settings),
+        settings.worker_warm,
+        scratch=settings.run_directory / "workers",
+        extra_ca_file=Path(settings.extra_ca_file) if settings.extra_ca_file else None,
+    )
+    await runtime.open()
+    try:
+        await runtime.probe()
+    except BaseException:
+        await runtime.close()
+        raise
+    return runtime
+
+
+async def _process(settings: Settings, limits: Limits) -> Runtime:
+    from sfp_server.runtimes.process import ProcessRuntime
+
+    runtime = ProcessRuntime(
+        settings.broker_socket,
+        policy(settings),
+        settings.worker_warm,
+        scratch=settings.directory / "workers",
+    )
+    await runtime.open()
+    return runtime
