@@ -1,26 +1,20 @@
-"""Composition roots of the processes that serve no HTTP: dispatcher, broker, deliverer.
-
-Each reads the secrets that it needs and nothing else, and returns after SIGTERM or SIGINT.
-"""
+"""The dispatcher process: claims tasks and runs their workers on this machine."""
 
 import asyncio
-import ctypes
 import fcntl
 import os
-import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
 import structlog
 
-from sfp_server.credentials.broker import Broker
-from sfp_server.credentials.vault import Opener
 from sfp_server.db.database import Database
 from sfp_server.kinds import KINDS
-from sfp_server.runtimes import detect
+from sfp_server.processes.signals import stop_signal
 from sfp_server.runtimes.base import Limits, Runtime
+from sfp_server.runtimes.detect import detect
 from sfp_server.settings import Settings
 from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.attempt import Engine
@@ -31,7 +25,6 @@ log = structlog.get_logger()
 
 #: seconds that running tasks get to end by themselves when the dispatcher is stopped
 STOP_SECONDS = 30.0
-_PR_SET_DUMPABLE = 4
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -46,9 +39,9 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-async def dispatch(settings: Settings) -> None:
+async def run(settings: Settings) -> None:
     """Run the dispatcher of this instance's directory; a second one waits until the first has ended."""
-    stopping = _stop_signal()
+    stopping = stop_signal()
     with await _only_one(settings.run_directory / "dispatcher.lock"):
         store = ArtifactStore(settings.directory / "artifacts")
         store.remove_drafts()
@@ -97,46 +90,9 @@ async def _set_slots(database: Database, settings: Settings) -> None:
     await persistently(once)
 
 
-async def broker(settings: Settings) -> None:
-    """Run the broker: the only process that reads the vault's private key."""
-    # Neither another process of this user nor a core dump may show what it decrypts.
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    stopping = _stop_signal()
-    opener = Opener(settings.secret("vault-private.pem"))
-    async with Database(settings.role_url("sfp_broker"), application="sfp broker", size=4) as database:
-        await _until(stopping, Broker(database, opener).serve(settings.broker_socket))
-
-
-async def deliver(settings: Settings) -> None:
-    """Run the deliverer: the relay from the event log to Valkey."""
-    from sfp_server.events import relay
-
-    await _until(_stop_signal(), relay.run(settings))
-
-
-def _stop_signal() -> asyncio.Event:
-    """Set by SIGTERM and SIGINT."""
-    event = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, event.set)
-    return event
-
-
 async def _then(event: asyncio.Event, step: Callable[[], None]) -> None:
     await event.wait()
     step()
-
-
-async def _until(event: asyncio.Event, work: Awaitable[None]) -> None:
-    """Do `work` until it ends or `event` is set."""
-    working = asyncio.ensure_future(work)
-    stopped = asyncio.create_task(event.wait())
-    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not working.done():
-        working.cancel()
-    with suppress(asyncio.CancelledError):
-        await working
 
 
 async def _only_one(path: Path) -> IO[str]:
