@@ -7,8 +7,7 @@ channels' last numbers are compared too, so that all this goes on, slower, witho
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -79,16 +78,6 @@ class Live:
         self._database_outage = Outage("database", "no live events until it is back")
         #: set while Valkey is connected
         self.is_hearing = asyncio.Event()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
-        """Serve while the block lasts."""
-        running = asyncio.create_task(self.run())
-        try:
-            yield
-        finally:
-            running.cancel()
-            await asyncio.wait({running})
 
     async def run(self) -> None:
         """Serve until cancelled; survives the absence of the database, of Valkey and of the relay."""
