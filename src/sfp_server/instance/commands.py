@@ -4,6 +4,7 @@ Imports happen inside the commands: the CLI must start quickly for the commands 
 """
 
 import os
+import shlex
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,4 +224,4 @@ def _told() -> Generator[None]:
 
 
 def _base_flag(base: Path) -> str:
-    return "" if base == BASE else f" --base-dir {base}"
+    return "" if base == BASE else f" --base-dir {shlex.quote(str(base))}"

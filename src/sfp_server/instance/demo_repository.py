@@ -1,7 +1,7 @@
 """The demo's repository: this project's own checkout, or one made from the installed package, over loopback HTTP."""
 
-import functools
 import http.server
+import os
 import shutil
 import subprocess
 import threading
@@ -32,9 +32,8 @@ def served(scratch: Path) -> Generator[Repository]:
     bare = scratch / "www" / "repository.git"
     bare.parent.mkdir(mode=0o700)
     _git("clone", "--quiet", "--bare", "--no-local", str(source), str(bare))
-    _git("-C", str(bare), "update-server-info")  # plain files are enough for a clone over HTTP
     commit = _git("-C", str(bare), "rev-parse", "HEAD")
-    handler = functools.partial(_Silent, directory=str(bare.parent))
+    handler = type("Handler", (_Git,), {"root": bare.parent})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
@@ -49,7 +48,42 @@ def served(scratch: Path) -> Generator[Repository]:
         thread.join()
 
 
-class _Silent(http.server.SimpleHTTPRequestHandler):
+class _Git(http.server.BaseHTTPRequestHandler):
+    """Hands requests to `git http-backend`, the CGI program that comes with git; clones only."""
+
+    root: Path
+
+    def do_GET(self) -> None:
+        self._answer(b"")
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+
+    def _answer(self, body: bytes) -> None:
+        path, _, query = self.path.partition("?")
+        variables = {
+            "PATH": os.defpath,
+            "GIT_PROJECT_ROOT": str(self.root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "REQUEST_METHOD": self.command,
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": str(len(body)),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+        }
+        done = subprocess.run(
+            ["git", "http-backend"], input=body, capture_output=True, env=variables, check=False, timeout=60
+        )
+        head, _, content = done.stdout.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode("latin-1").splitlines() if ": " in line)
+        self.send_response(int(headers.pop("Status", "200").split()[0]))
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the parent's name)
         """Say nothing: the demo's own lines should be readable."""
 

@@ -4,8 +4,9 @@ Reads `DIRECTORY/services.json`, takes rights away (no core dumps, private files
 capabilities, an environment of exactly the listed variables) and replaces itself by the program, so that
 supervisord's signals reach the program itself.
 
-PostgreSQL refuses to run as root. Where we are root it gets a user namespace in which root is called
-`nobody`: its files stay private to root, and no operating-system account has to be made.
+PostgreSQL refuses to run as root, and as a user without an account (a container with an arbitrary user
+number). It then gets a user namespace in which we are called `nobody`: its files stay private to us, and no
+operating-system account has to be made.
 
 Standard library only and quick to import: it runs at every start of every service.
 """
@@ -35,9 +36,10 @@ def main(directory: str, name: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold secrets
     pause(place / "run" / "starts" / name)
     libc = ctypes.CDLL(None, use_errno=True)
-    if os.geteuid() == 0:
-        if service["unprivileged_user"]:
-            become_nobody(libc)
+    is_root = os.geteuid() == 0
+    if service["unprivileged_user"] and (is_root or not _has_account()):
+        become_nobody(libc)
+    if is_root:
         drop_capabilities(libc, service["capabilities"])
     _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     argv: list[str] = service["argv"]
@@ -63,16 +65,27 @@ def pause(marker: Path) -> None:
         return
 
 
+def _has_account() -> bool:
+    import pwd
+
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return True
+
+
 def become_nobody(libc: Any) -> None:  # a ctypes library has no static type
     """Enter a user namespace in which our user is called nobody. Exits with a clear sentence when refused."""
+    user, group = os.geteuid(), os.getegid()
     if libc.unshare(CLONE_NEWUSER) != 0:
         sys.exit(
-            "this machine refuses user namespaces, and PostgreSQL refuses to run as root: "
+            "this machine refuses user namespaces, and PostgreSQL refuses to run as root or without an account: "
             "run the instance as an ordinary user or set DATABASE_URL"
         )
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{NOBODY} 0 1")
-    Path("/proc/self/gid_map").write_text(f"{NOBODY} 0 1")
+    Path("/proc/self/uid_map").write_text(f"{NOBODY} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1")
 
 
 def drop_capabilities(libc: Any, keep: list[str] | None) -> None:  # a ctypes library has no static type

@@ -1,6 +1,8 @@
 """The embedded PostgreSQL: making its data directory, and running it for a moment while nobody else does."""
 
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -12,6 +14,9 @@ from sfp_server.instance import binaries, templates
 from sfp_server.instance.place import Place, write, write_json
 from sfp_server.instance.problem import InstanceError
 from sfp_server.instance.services import Service, launcher, python_environment
+
+#: version 3.0 of the frontend/backend protocol
+PROTOCOL = 3 << 16
 
 
 def create_cluster(at: Place) -> None:
@@ -81,12 +86,19 @@ def running_alone(at: Place, service: Service) -> Generator[None]:
 
 
 def is_ready(at: Place) -> bool:
-    """True when the server answers on its socket (pg_isready's question: it asks for no password)."""
-    program = binaries.postgres("pg_isready")
-    answer = subprocess.run(
-        [str(program), "-q", "-h", str(at.run / "postgres"), "-t", "2"], env={"LC_ALL": "C"}, check=False, timeout=10
-    )
-    return answer.returncode == 0
+    """True when the server takes connections on its socket: it asks for a password, which is not given.
+
+    What pg_isready does, without starting a program (and it fails for users without an account).
+    """
+    facts = b"user\0postgres\0database\0sfp\0\0"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(2)
+        try:
+            connection.connect(str(at.run / "postgres" / ".s.PGSQL.5432"))
+            connection.sendall(struct.pack("!ii", len(facts) + 8, PROTOCOL) + facts)
+            return connection.recv(1) == b"R"  # R: authenticate; E: still starting, or shutting down
+        except OSError:
+            return False
 
 
 def _wait_until_ready(at: Place, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sfp_server.instance import configuration, edge, place, supervisor
+from sfp_server.instance import configuration, edge, place, postgres, supervisor
 from sfp_server.instance.create import public_url
 from sfp_server.instance.place import Place
 from sfp_server.instance.problem import InstanceError
@@ -112,7 +112,7 @@ def _health(at: Place, settings: Settings, name: str, dispatcher: dict[str, Any]
         case "dispatcher":
             return "healthy" if dispatcher else "unhealthy"
         case "postgres":
-            return _reachable(at.run / "postgres" / ".s.PGSQL.5432")
+            return "healthy" if postgres.is_ready(at) else "unhealthy"
         case "cache":
             return _reachable(at.run / "valkey.sock")
         case "broker":
