@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 
 import faults
+import web_api
 from sfp_server.db.database import Database, run_script
 from sfp_server.db.migrate import SERVICE_ROLES, migrate
 
@@ -139,6 +140,14 @@ async def clone(cluster: Cluster) -> AsyncIterator[Clone]:
     await run_script(cluster.url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A private directory whose path is short enough for unix sockets."""
+    directory = Path(tempfile.mkdtemp(prefix="sfp-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """A real Valkey of this run, on a private socket."""
@@ -149,6 +158,15 @@ def valkey_url() -> Iterator[str]:
     finally:
         service.stop()
         shutil.rmtree(directory)
+
+
+@pytest.fixture
+async def api(
+    clone: Clone, admin: asyncpg.Connection, valkey_url: str, tmp_path: Path
+) -> AsyncIterator["web_api.WebApi"]:
+    """The whole API in this process."""
+    async with web_api.running(web_api.settings_for(tmp_path, clone, valkey_url), admin) as running:
+        yield running
 
 
 @pytest.fixture
