@@ -22,7 +22,7 @@ from sfp_server.web.guard import PUBLIC, address_of, bearer
 from sfp_server.web.paging import DEFAULT_LIMIT, Limit, Page, after_number, page
 from sfp_server.web.wire import Wire
 
-After = Annotated[int | None, QueryParameter(ge=0, lt=2**63)]
+After = Annotated[int | None, QueryParameter(ge=0, le=2**63 - 1)]
 #: seconds of a long poll
 Wait = Annotated[float, QueryParameter(ge=0, le=30)]
 

@@ -26,7 +26,7 @@ _After = Annotated[datetime | None, QueryParameter(name="createdAfter")]
 _Before = Annotated[datetime | None, QueryParameter(name="createdBefore")]
 _From = Annotated[datetime | None, QueryParameter(name="from")]
 _To = Annotated[datetime | None, QueryParameter(name="to")]
-_Seq = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+_Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _LogLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
