@@ -34,12 +34,18 @@ def login(
     The password comes from --password-stdin, from SFP_SERVER_PASSWORD, or from a prompt; never from an argument.
     """
     from sfp_client.cli.keep import Account, SignIns
+    from sfp_client.errors import NotSignedIn
 
     target = session.target()
     email = session.flags.email or target.email or _ask("E-mail", "give --email or set SFP_SERVER_USER")
     password = _password(from_stdin=password_stdin)
     with session.client_of(target, None) as client:
-        pair = client.auth.login(email, password)
+        try:
+            pair = client.auth.login(email, password)
+        except NotSignedIn as error:
+            detail = {"code": error.code, "status": error.status, "requestId": error.request_id}
+            message = f"{client.url} does not know this e-mail and password: check both and try again"
+            raise output.Failure(message, code=output.NOT_SIGNED_IN, detail=detail) from error
         url = client.url
     account = Account(
         url=url,
@@ -129,7 +135,8 @@ def _end(session: Session, account: "Account") -> None:
     """End the session on the server; a server that cannot be asked does not keep us from forgetting it."""
     from sfp_client.errors import ClientError, NotSignedIn
 
-    target = config.Target(url=account.url, token=None, email=account.email, team=None, ca_file=None)
+    flags = config.Flags(url=account.url, email=account.email, ca_file=session.flags.ca_file)
+    target = Session(flags=flags, as_json=session.as_json).target()
     try:
         with session.client_as(target, account) as client:
             client.auth.logout()

@@ -4,7 +4,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +45,16 @@ class Session:
     as_json: bool
 
     def target(self) -> config.Target:
-        return config.from_process(self.flags)
+        """Which server, and as whom; certificates are remembered from the sign-in when nothing names them."""
+        from sfp_client.cli.keep import SignIns
+        from sfp_client.transport import normal_url
+
+        target = config.from_process(self.flags)
+        if target.ca_file is not None or not target.url.startswith("https:"):
+            return target
+        account = SignIns(os.environ).find(normal_url(target.url), None)
+        known = Path(account.ca_file) if account and account.ca_file else None
+        return replace(target, ca_file=known if known and known.is_file() else None)
 
     def client(self) -> "Client":
         """A client for the target, acting as whom the options say. Ends the command when nobody is signed in."""
@@ -76,8 +85,7 @@ class Session:
         from sfp_client.client import Client
         from sfp_client.renewal import SignIn
 
-        ca_file = target.ca_file or account.ca_file
-        client = Client(target.url, team=target.team, ca_file=ca_file if ca_file and Path(ca_file).is_file() else None)
+        client = Client(target.url, team=target.team, ca_file=target.ca_file)
         client.transport.source = SignIn(Kept(SignIns(os.environ), account), client.auth.exchange)
         return client
 

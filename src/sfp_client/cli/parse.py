@@ -11,6 +11,8 @@ from sfp_client.cli.output import USAGE, Failure
 
 #: a name that can be a variable of the environment
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: what comes before the path (scheme and host, or host and colon), the path, and the reference
+_WITH_REF = re.compile(r"((?:\w+://[^/]*/|[^/:]*:(?!//)).+)@([^@]+)")
 
 
 def wrong(option: str, message: str) -> Failure:
@@ -77,8 +79,6 @@ def secret(item: str, *, option: str = "--secret") -> dict[str, Any]:
 
 
 def git(text: str) -> dict[str, Any]:
-    """`URL[@REF]`; an @ before the last / or : belongs to the URL, as in git@host:path."""
-    url, at, ref = text.rpartition("@")
-    if not at or "/" not in url or (":" in ref and "/" in ref):
-        return {"url": text}
-    return {"url": url, "ref": ref}
+    """`URL[@REF]`; an @ before the path, as in git@host:path or https://user@host/path, belongs to the URL."""
+    with_ref = _WITH_REF.fullmatch(text)
+    return {"url": text} if with_ref is None else {"url": with_ref[1], "ref": with_ref[2]}

@@ -34,7 +34,8 @@ def _of_server(error: ApiError) -> tuple[str, int, dict[str, Any]]:
         "requestId": error.request_id,
         "errors": [{"path": item.path, "message": item.message} for item in error.errors],
     }
-    lines = [f"{item.path}: {item.message}" for item in error.errors]
+    said = [f"{item.path}: {item.message}" for item in error.errors]
+    lines = [line for line in said if line != error.detail]
     match error:
         case NotSignedIn():
             return f"not signed in ({error.detail}): {_sign_in(error)}", output.NOT_SIGNED_IN, detail
