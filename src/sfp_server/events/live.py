@@ -65,6 +65,13 @@ class Subscription:
     catching_up: asyncio.Task[None] | None = None
 
 
+def _keep_cancellation() -> None:
+    """valkey-py tries its connections under `asyncio.timeout(0)`; on Python 3.11 that may swallow a cancellation."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Live:
     """The subscriptions of this process. They are served while `run` runs; `Rights` runs with it."""
 
@@ -161,6 +168,7 @@ class Live:
                     self._valkey_outage.over()
                 elif message is not None:
                     self._receive(message["data"])
+                _keep_cancellation()
 
     def _receive(self, message: bytes) -> None:
         try:

@@ -65,7 +65,7 @@ async def list_events(
     return found
 
 
-@get("/tasks/{task_id:uuid}/events", opt={"scope": SCOPE}, media_type=MediaType.JSON)
+@get("/tasks/{task_id:uuid}/events", opt={"scope": SCOPE})
 async def task_events(
     request: _Request,
     db: NamedDependency[Database],
@@ -85,7 +85,8 @@ async def task_events(
     start = _last_event_id(last_event_id) if last_event_id else after_number(cursor) or after or 0
     accepted = request.headers.get("accept", "")
     if "application/json" in accepted and "text/event-stream" not in accepted:
-        return Response(await _read(request, db, channel, after=start, limit=limit))
+        found = await _read(request, db, channel, after=start, limit=limit)
+        return Response(found, media_type=MediaType.JSON)
     async with db.transaction(request.user) as tx:
         is_final = await service.is_final(tx, channel)
         end = await service.last_seq(tx, channel)
