@@ -224,8 +224,11 @@ async def _roll_back(connection: Any) -> None:
     """Undo; a connection whose transaction cannot be undone is not used again."""
     if connection.is_closed():
         return
+    undoing = asyncio.ensure_future(connection.execute("ROLLBACK"))
+    # When we are cancelled again meanwhile, nobody else asks how it ended.
+    undoing.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
-        await asyncio.wait_for(asyncio.shield(connection.execute("ROLLBACK")), 5)
+        await asyncio.wait_for(asyncio.shield(undoing), 5)
     except (Exception, asyncio.CancelledError):
         connection.terminate()
 
