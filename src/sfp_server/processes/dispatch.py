@@ -63,6 +63,8 @@ async def run(settings: Settings) -> None:
                 lease_seconds=settings.lease_seconds,
                 state_file=settings.run_directory / "dispatcher.json",
                 place=str(settings.directory),
+                team_limit=settings.team_active_max,
+                preemptions_at_most=settings.preemptions_max,
             )
             stopper = asyncio.create_task(_then(stopping, dispatcher.stop))
             await dispatcher.run(stop_seconds=STOP_SECONDS)

@@ -47,6 +47,8 @@ class Ending(StrEnum):
     TIMEOUT = "timeout"
     #: the attempt is no longer ours: end the worker, write nothing
     STALE = "stale"
+    #: more urgent work needs the slot: back in line
+    PREEMPTED = "preempted"
     #: the dispatcher is being stopped
     SHUTDOWN = "shutdown"
 
@@ -59,6 +61,11 @@ class Outcome:
     error: TaskError | None = None
     result: Mapping[str, Any] | None = None
     exit: Exit = field(default_factory=Exit)
+
+    @property
+    def attempt_status(self) -> str:
+        code = self.error.code if self.error else None
+        return {"worker_lost": "lost", "preempted": "preempted"}.get(code or "", str(self.status))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +202,9 @@ class Attempt:
                     result=self._result(exit_),
                     exit=exit_,
                 )
+            case Ending.PREEMPTED:
+                error = TaskError(code="preempted", message="made room for more urgent work", retryable=True)
+                return Outcome(status=Status.PENDING, error=error, exit=exit_)
             case Ending.SHUTDOWN:
                 return _failed("worker_lost", "the dispatcher was stopped while the task ran")
 
@@ -231,7 +241,6 @@ class Attempt:
         await persistently(once)
 
     async def _finish(self, outcome: Outcome) -> None:
-        lost = outcome.error is not None and outcome.error.code == "worker_lost"
         ended = await persistently(
             lambda: finish(
                 self._engine.database,
@@ -240,7 +249,7 @@ class Attempt:
                 error=outcome.error,
                 result=outcome.result,
                 exit_=outcome.exit,
-                attempt_status="lost" if lost else str(outcome.status),
+                attempt_status=outcome.attempt_status,
             )
         )
         self._log.info(
@@ -281,7 +290,7 @@ async def finish(
 
     False: the attempt is not the current one, and nothing was changed. Raises Unavailable.
     """
-    delay = task.retry.delay_after(task.attempt) if error and error.retryable and status is Status.FAILED else None
+    delay = task.retry.delay_after(task.attempt - task.preemptions) if error and error.retryable and status is Status.FAILED else None
     usage = {
         "cpuSeconds": exit_.usage.cpu_seconds,
         "peakMemoryBytes": exit_.usage.peak_memory_bytes,

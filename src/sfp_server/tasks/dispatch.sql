@@ -1,6 +1,6 @@
 -- name: claim
 SELECT *
-  FROM claim($1, $2, $3)
+  FROM claim($1, $2, $3, $4, $5)
 
 -- name: finish
 SELECT finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
@@ -49,12 +49,13 @@ UPDATE attempts
    AND attempts.dispatcher_id = $1
    AND attempts.status = 'active'
    AND attempts.task_id = ANY ($2::uuid[])
-RETURNING attempts.task_id, attempts.attempt, tasks.cancel_requested_at
+RETURNING attempts.task_id, attempts.attempt, tasks.cancel_requested_at,
+          attempts.preempt_asked_at
 
 -- name: expired
 -- Attempts whose lease ran out, by the database's clock, with what decides what becomes of their task.
 SELECT attempts.task_id, attempts.attempt, attempts.team_id, tasks.max_attempts, tasks.retry_config,
-       tasks.cancel_requested_at
+       tasks.preemptions, tasks.cancel_requested_at
   FROM attempts
   JOIN tasks ON tasks.id = attempts.task_id
  WHERE attempts.status = 'active'
@@ -65,7 +66,7 @@ SELECT attempts.task_id, attempts.attempt, attempts.team_id, tasks.max_attempts,
 -- name: abandoned
 -- Attempts of a dispatcher that no longer exists on this host: their workers died with it.
 SELECT attempts.task_id, attempts.attempt, attempts.team_id, attempts.handle, attempts.runtime, tasks.max_attempts, tasks.retry_config,
-       tasks.cancel_requested_at
+       tasks.preemptions, tasks.cancel_requested_at
   FROM attempts
   JOIN tasks ON tasks.id = attempts.task_id
   JOIN dispatchers ON dispatchers.id = attempts.dispatcher_id
@@ -86,6 +87,7 @@ UPDATE tasks
    SET reason = 'queued', reason_detail = NULL
  WHERE status = 'pending'
    AND reason IN ('scheduled', 'retry')
+   AND schedule_type <> 'recurring'
    AND due_at <= now()
 RETURNING id
 
@@ -109,30 +111,34 @@ SELECT tell_task(tasks, 'task.failed')
 
 -- name: explain
 -- Keep the reasons of due tasks true: the first that applies, in this order. Touches only what changed.
+WITH able AS (
+  SELECT DISTINCT unnest(runtimes) AS runtime FROM dispatchers WHERE seen_at > now() - interval '15 seconds'
+), load AS (
+  SELECT team_id, count(*) AS active FROM attempts WHERE status = 'active' GROUP BY team_id
+), now_is AS (
+  SELECT waiting.id,
+         CASE WHEN queues.paused OR queues.slots = 0 THEN 'paused'
+              WHEN waiting.runtime IS NOT NULL AND able.runtime IS NULL THEN 'no_runtime'
+              WHEN held_keys.task_id IS NOT NULL THEN 'concurrency'
+              WHEN $1 > 0 AND load.active >= $1 THEN 'quota'
+              ELSE 'queued' END AS reason,
+         CASE WHEN queues.paused OR queues.slots = 0 THEN 'the queue ' || queues.name || ' is paused'
+              WHEN waiting.runtime IS NOT NULL AND able.runtime IS NULL
+                THEN 'no dispatcher offers the runtime ' || waiting.runtime
+              WHEN held_keys.task_id IS NOT NULL
+                THEN 'the key ' || waiting.concurrency_key || ' is held by task ' || held_keys.task_id
+              WHEN $1 > 0 AND load.active >= $1 THEN 'the team runs ' || load.active || ' tasks; its limit is ' || $1
+              WHEN waiting.preemptions > 0 THEN waiting.reason_detail END AS detail
+    FROM tasks AS waiting
+    JOIN queues ON queues.name = waiting.priority
+    LEFT JOIN able ON able.runtime = waiting.runtime
+    LEFT JOIN load ON load.team_id = waiting.team_id
+    LEFT JOIN held_keys ON held_keys.team_id = waiting.team_id AND held_keys.key = waiting.concurrency_key
+   WHERE waiting.status = 'pending' AND waiting.due_at <= now() AND waiting.schedule_type <> 'recurring'
+)
 UPDATE tasks
    SET reason = now_is.reason, reason_detail = now_is.detail
-  FROM (
-    SELECT waiting.id,
-           CASE WHEN queues.paused OR queues.slots = 0 THEN 'paused'
-                WHEN waiting.runtime IS NOT NULL AND NOT EXISTS (
-                       SELECT FROM dispatchers
-                        WHERE seen_at > now() - interval '15 seconds' AND waiting.runtime = ANY (runtimes)) THEN 'no_runtime'
-                WHEN running.id IS NOT NULL THEN 'concurrency'
-                ELSE 'queued' END AS reason,
-           CASE WHEN queues.paused OR queues.slots = 0 THEN 'the queue ' || queues.name || ' is paused'
-                WHEN waiting.runtime IS NOT NULL AND NOT EXISTS (
-                       SELECT FROM dispatchers
-                        WHERE seen_at > now() - interval '15 seconds' AND waiting.runtime = ANY (runtimes))
-                  THEN 'no dispatcher offers the runtime ' || waiting.runtime
-                WHEN running.id IS NOT NULL THEN 'the key ' || waiting.concurrency_key || ' is held by task ' || running.id
-                END AS detail
-      FROM tasks AS waiting
-      JOIN queues ON queues.name = waiting.priority
-      LEFT JOIN tasks AS running
-        ON waiting.concurrency_key IS NOT NULL AND running.status = 'active'
-       AND running.team_id = waiting.team_id AND running.concurrency_key = waiting.concurrency_key
-     WHERE waiting.status = 'pending' AND waiting.due_at <= now()
-  ) AS now_is
+  FROM now_is
  WHERE tasks.id = now_is.id
    AND tasks.status = 'pending'
    AND (tasks.reason, tasks.reason_detail) IS DISTINCT FROM (now_is.reason, now_is.detail)
@@ -152,9 +158,11 @@ DELETE FROM dispatchers
    AND NOT EXISTS (SELECT FROM attempts WHERE dispatcher_id = dispatchers.id AND status = 'active')
 
 -- name: set_slots
+-- What the configuration says counts when it has changed; what was set while running stays otherwise.
 UPDATE queues
-   SET slots = $2
+   SET slots = $2, configured = $2
  WHERE name = $1
+   AND configured IS DISTINCT FROM $2
 
 -- name: depth
 SELECT queues.name, slots,

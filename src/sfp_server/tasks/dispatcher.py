@@ -30,17 +30,30 @@ log = structlog.get_logger()
 _LOOK_SECONDS = 1.0
 #: leases are renewed this many times before they would run out
 _RENEWALS_PER_LEASE = 4
+#: what a notification with a task's id asks for
+_ENDINGS = {"cancel": Ending.CANCELLED, "preempt": Ending.PREEMPTED}
 _NO_WORKER = TaskError(code="worker_lost", message="the worker or its dispatcher died", retryable=True)
 
 
 class Dispatcher:
     """One dispatcher process. `run` returns after `stop`, when its workers have ended."""
 
-    def __init__(self, engine: Engine, *, lease_seconds: float, state_file: Path, place: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        lease_seconds: float,
+        state_file: Path,
+        place: str,
+        team_limit: int = 0,
+        preemptions_at_most: int = 3,
+    ) -> None:
         self.id = uuid4()
         self._engine = engine
         self._database: Database = engine.database
         self._lease_seconds = lease_seconds
+        #: tasks that one team may have active (0: any number), and how often one task makes room for others
+        self._rules = (team_limit, preemptions_at_most)
         self._state_file = state_file
         #: names this machine and instance: what an earlier dispatcher of the same place ran has died with it
         self._host = f"{socket.gethostname()}:{place}"
@@ -98,7 +111,7 @@ class Dispatcher:
 
     async def _claim(self, queue: Queue) -> Row | None:
         async with self._database.serving() as tx:
-            return await tx.one(SQL["claim"], str(queue), self.id, self._offered())
+            return await tx.one(SQL["claim"], str(queue), self.id, self._offered(), *self._rules)
 
     def _offered(self) -> list[str]:
         """Runtimes this dispatcher has, the default one first."""
@@ -139,10 +152,10 @@ class Dispatcher:
 
     def _heard(self, payload: str) -> None:
         word, _, task_id = payload.partition(" ")
-        if word == "cancel":
+        if word in _ENDINGS:
             attempt = self._running.get(UUID(task_id))
             if attempt is not None:
-                attempt.end(Ending.CANCELLED)
+                attempt.end(_ENDINGS[word])
         else:
             self._wake.set()
 
@@ -161,6 +174,8 @@ class Dispatcher:
                     attempt.end(Ending.STALE)
             elif row["cancel_requested_at"] is not None:
                 attempt.end(Ending.CANCELLED)
+            elif row["preempt_asked_at"] is not None:
+                attempt.end(Ending.PREEMPTED)
         await self._announce()
 
     async def _announce(self) -> None:
@@ -218,7 +233,7 @@ class Dispatcher:
         await self._rescue()
         async with self._database.serving() as tx:
             woken = await tx.all(SQL["due"])
-            await tx.execute(SQL["explain"])
+            await tx.execute(SQL["explain"], self._rules[0])
         if woken:
             self._wake.set()
         while await self._fail_overdue():
@@ -282,6 +297,7 @@ def _claimed(row: Row) -> Claimed:
         data=row.get("data", {}),
         priority=Queue(row.get("priority", Queue.NORMAL)),
         attempt=row["attempt"],
+        preemptions=row["preemptions"],
         retry=_retry(row),
         timeout_seconds=row.get("timeout_seconds", 0.0),
         lease_seconds=row.get("lease_seconds", 0.0),

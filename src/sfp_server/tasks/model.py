@@ -79,6 +79,8 @@ class Claimed:
     data: Mapping[str, Any]
     priority: Queue
     attempt: int
+    #: attempts that made room for others; they do not count as tries
+    preemptions: int
     retry: Retry
     timeout_seconds: float
     lease_seconds: float

@@ -160,9 +160,9 @@ CREATE TABLE events (
   event   text NOT NULL,
   at      timestamptz NOT NULL DEFAULT clock_timestamp(),
   data    jsonb NOT NULL,
-  PRIMARY KEY (team_id, channel, seq),
+  PRIMARY KEY (team_id, channel, seq, at),
   FOREIGN KEY (team_id, channel) REFERENCES channels ON DELETE CASCADE
-);
+) PARTITION BY RANGE (at);  -- old months are dropped whole: `20261123000003_partitions.sql`
 
 -- Append one event to each of `to_channels` and wake the readers. Call it last in a transaction, and once:
 -- channel rows are locked in the order of their names, so that two transactions cannot deadlock.
@@ -208,6 +208,8 @@ CREATE TABLE queues (
   paused boolean NOT NULL DEFAULT false
 );
 INSERT INTO queues (name, slots) VALUES ('critical', 1), ('normal', 2), ('batch', 1);
+-- The slots that the configuration named last: only a change of it overrides what was set while running.
+ALTER TABLE queues ADD COLUMN configured int;
 
 CREATE TABLE dispatchers (
   id         uuid PRIMARY KEY,
@@ -258,13 +260,19 @@ CREATE TABLE tasks (
   cancel_requested_at   timestamptz,
   cancelled_by          text,
   retry_of              uuid,
+  series_id             uuid,
+  preemptions           int NOT NULL DEFAULT 0,
   UNIQUE (team_id, id),
   -- A pending task always says why, and only a pending one waits.
   CONSTRAINT tasks_pending_has_reason CHECK ((status = 'pending') = (reason IS NOT NULL)),
   CONSTRAINT tasks_final_has_time CHECK ((status IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
   CONSTRAINT tasks_failed_has_error CHECK (status <> 'failed' OR error IS NOT NULL)
-);
-CREATE INDEX tasks_waiting ON tasks (priority, due_at, id) WHERE status = 'pending';
+) PARTITION BY RANGE (id);  -- ids begin with their time, so a range of ids is a month
+-- Inside a queue, teams take turns: the first waiting task of each team must be found without reading the others.
+CREATE INDEX tasks_waiting ON tasks (priority, team_id, due_at, id)
+  WHERE status = 'pending' AND schedule_type <> 'recurring';
+CREATE INDEX tasks_not_due ON tasks (due_at) WHERE status = 'pending' AND reason IN ('scheduled', 'retry');
+CREATE INDEX tasks_by_series ON tasks (series_id, id) WHERE series_id IS NOT NULL;
 CREATE INDEX tasks_active ON tasks (priority) WHERE status = 'active';
 CREATE INDEX tasks_by_team ON tasks (team_id, id DESC);
 CREATE INDEX tasks_by_team_status ON tasks (team_id, status, id DESC);
@@ -290,23 +298,66 @@ CREATE TABLE attempts (
   team_id          uuid NOT NULL,
   queue            text NOT NULL,
   status           text NOT NULL DEFAULT 'active' CONSTRAINT attempts_status
-                   CHECK (status IN ('active', 'completed', 'failed', 'cancelled', 'lost')),
+                   CHECK (status IN ('active', 'completed', 'failed', 'cancelled', 'lost', 'preempted')),
   dispatcher_id    uuid NOT NULL,
   runtime          text NOT NULL,
   handle           text,
   lease_expires_at timestamptz NOT NULL,
+  preempt_asked_at timestamptz,
   started_at       timestamptz NOT NULL DEFAULT now(),
   ended_at         timestamptz,
   exit_code        int,
   signal           int,
   error            jsonb,
   usage            jsonb,
+  -- numbers of its log lines in the task's channel: after first_seq, up to last_seq
+  first_seq        bigint,
+  last_seq         bigint,
   PRIMARY KEY (task_id, attempt),
   FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE
-);
+) PARTITION BY RANGE (task_id);
 -- One task runs once at a time, whatever the code believes.
 CREATE UNIQUE INDEX attempts_one_active ON attempts (task_id) WHERE status = 'active';
 CREATE INDEX attempts_leases ON attempts (lease_expires_at) WHERE status = 'active';
+CREATE INDEX attempts_active ON attempts (queue) WHERE status = 'active';
+
+-- Two active tasks never share a concurrency key, whichever queues they came through: the key is a row.
+CREATE TABLE held_keys (
+  team_id uuid NOT NULL,
+  key     text NOT NULL,
+  task_id uuid NOT NULL,
+  CONSTRAINT held_keys_once PRIMARY KEY (team_id, key),
+  FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE
+);
+
+-- When a team was served last in a queue: the one that waited longest is next.
+CREATE TABLE turns (
+  queue     text NOT NULL REFERENCES queues,
+  team_id   uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
+  served_at timestamptz NOT NULL,
+  PRIMARY KEY (queue, team_id)
+);
+
+-- A recurring task's rhythm. The task itself waits as `scheduled` and never runs; its occurrences do.
+CREATE TABLE schedules (
+  task_id    uuid PRIMARY KEY,
+  team_id    uuid NOT NULL,
+  config     jsonb NOT NULL,
+  next_at    timestamptz,
+  runs       int NOT NULL DEFAULT 0,
+  skipped    int NOT NULL DEFAULT 0,
+  latest_run uuid,
+  FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE
+);
+CREATE INDEX schedules_due ON schedules (next_at) WHERE next_at IS NOT NULL;
+
+-- One occurrence makes one task, however many dispatchers look at the clock.
+CREATE TABLE occurrences (
+  series_id uuid NOT NULL REFERENCES schedules ON DELETE CASCADE,
+  at        timestamptz NOT NULL,
+  team_id   uuid NOT NULL,
+  CONSTRAINT occurrences_once PRIMARY KEY (series_id, at)
+);
 
 CREATE TABLE artifacts (
   id           uuid PRIMARY KEY DEFAULT uuid7(),
@@ -402,18 +453,19 @@ DECLARE
   name text;
 BEGIN
   FOREACH name IN ARRAY ARRAY['memberships', 'application_tokens', 'channels', 'events', 'tasks', 'attempts', 'artifacts',
-                              'idempotency_keys', 'secrets', 'worker_tickets', 'leases', 'audit_log'] LOOP
+                              'idempotency_keys', 'secrets', 'worker_tickets', 'leases', 'audit_log', 'held_keys', 'turns', 'schedules',
+                              'occurrences'] LOOP
     EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
     EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
   END LOOP;
   -- An actor of the API sees and writes the rows of its own team.
   FOREACH name IN ARRAY ARRAY['memberships', 'application_tokens', 'channels', 'events', 'tasks', 'attempts', 'artifacts',
-                              'idempotency_keys', 'secrets', 'leases', 'audit_log'] LOOP
+                              'idempotency_keys', 'secrets', 'leases', 'audit_log', 'schedules'] LOOP
     EXECUTE format('CREATE POLICY %I ON %I TO sfp_api USING (team_id = current_team()) WITH CHECK (team_id = current_team())',
                    name || '_of_own_team', name);
   END LOOP;
   -- The dispatcher and the broker write inside the team of the task that they serve.
-  FOREACH name IN ARRAY ARRAY['channels', 'events', 'artifacts', 'worker_tickets', 'leases', 'audit_log'] LOOP
+  FOREACH name IN ARRAY ARRAY['channels', 'events', 'artifacts', 'worker_tickets', 'leases', 'audit_log', 'occurrences'] LOOP
     EXECUTE format('CREATE POLICY %I ON %I TO sfp_dispatcher USING (team_id = current_team()) WITH CHECK (team_id = current_team())',
                    name || '_of_served_team', name);
   END LOOP;
@@ -438,6 +490,9 @@ CREATE POLICY audit_log_without_team ON audit_log FOR INSERT TO sfp_api WITH CHE
 
 -- The dispatcher serves all teams; which columns it may change is a matter of grants.
 CREATE POLICY tasks_all ON tasks TO sfp_dispatcher USING (true) WITH CHECK (true);
+CREATE POLICY held_keys_all ON held_keys TO sfp_dispatcher USING (true) WITH CHECK (true);
+CREATE POLICY turns_all ON turns TO sfp_dispatcher USING (true) WITH CHECK (true);
+CREATE POLICY schedules_all ON schedules TO sfp_dispatcher USING (true) WITH CHECK (true);
 CREATE POLICY attempts_all ON attempts TO sfp_dispatcher USING (true) WITH CHECK (true);
 CREATE POLICY artifacts_read ON artifacts FOR SELECT TO sfp_dispatcher USING (true);
 
@@ -473,9 +528,14 @@ GRANT SELECT, INSERT ON audit_log TO sfp_api;
 
 GRANT SELECT, UPDATE ON queues TO sfp_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON dispatchers TO sfp_dispatcher;
-GRANT SELECT ON tasks TO sfp_dispatcher;
-GRANT UPDATE (status, reason, reason_detail, attempt, due_at, started_at, finished_at, progress, step, error, result)
-   ON tasks TO sfp_dispatcher;
+GRANT SELECT, INSERT ON tasks TO sfp_dispatcher;
+GRANT UPDATE (status, reason, reason_detail, attempt, due_at, started_at, finished_at, progress, step, error, result,
+              preemptions) ON tasks TO sfp_dispatcher;
+GRANT SELECT, INSERT, DELETE ON held_keys TO sfp_dispatcher;
+GRANT SELECT, INSERT, UPDATE ON turns TO sfp_dispatcher;
+GRANT SELECT, UPDATE (next_at, runs, skipped, latest_run) ON schedules TO sfp_dispatcher;
+GRANT SELECT, INSERT ON occurrences TO sfp_dispatcher;
+GRANT SELECT, INSERT, UPDATE (next_at) ON schedules TO sfp_api;
 GRANT SELECT, INSERT, UPDATE ON attempts, channels TO sfp_dispatcher;
 GRANT SELECT, INSERT ON events, artifacts TO sfp_dispatcher;
 GRANT SELECT, INSERT, DELETE ON worker_tickets TO sfp_dispatcher;

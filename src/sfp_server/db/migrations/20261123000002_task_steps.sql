@@ -5,10 +5,6 @@ SET lock_timeout = '5s';
 SET ROLE sfp_migrator;
 SET search_path = sfp;
 
--- Two active tasks never share a concurrency key, whichever queues they came through.
-CREATE UNIQUE INDEX tasks_one_active_per_key ON tasks (team_id, concurrency_key)
-  WHERE status = 'active' AND concurrency_key IS NOT NULL;
-
 -- What every event of a task tells.
 CREATE FUNCTION task_facts(task tasks) RETURNS jsonb LANGUAGE sql STABLE SET search_path = sfp AS $$
   SELECT jsonb_build_object(
@@ -23,57 +19,150 @@ CREATE FUNCTION tell_task(task tasks, event_name text) RETURNS void LANGUAGE sql
                       task_facts(task))
 $$;
 
--- Give the next waiting task of a queue to a dispatcher, if a slot is free. No row: nothing to run now.
--- Capacity is counted from active attempts under the queue's row lock: there is no counter that could leak. (NO KEY: a
--- submission holds a key share of that row through its foreign key, and must not wait for us, nor we for it.)
-CREATE FUNCTION claim(from_queue text, by_dispatcher uuid, on_runtimes text[]) RETURNS SETOF tasks
+-- How the slots are shared, as of now; the caller holds the queues' rows. `shared` is what normal and batch have
+-- together; critical's own slots are never lent, so it always has a free lane or runs something critical.
+CREATE FUNCTION has_room(for_queue text) RETURNS boolean LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  SELECT CASE for_queue
+           WHEN 'critical' THEN critical.slots > 0 AND (critical.busy < critical.slots OR taken < shared)
+           WHEN 'normal' THEN normal.busy < normal.slots AND taken < shared
+           WHEN 'batch' THEN batch.slots > 0 AND taken < shared  -- idle capacity of normal too
+         END
+    FROM queue_use('critical') AS critical,
+         queue_use('normal') AS normal,
+         queue_use('batch') AS batch,
+         LATERAL (SELECT normal.slots + batch.slots AS shared,
+                         normal.busy + batch.busy + greatest(0, critical.busy - critical.slots) AS taken) AS sums
+$$;
+
+-- A queue's slots (none while it is paused) and its running attempts. Capacity is counted, never kept: nothing can leak.
+CREATE FUNCTION queue_use(of_queue text, OUT slots int, OUT busy int) LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  SELECT CASE WHEN paused THEN 0 ELSE queues.slots END,
+         (SELECT count(*)::int FROM attempts WHERE queue = of_queue AND status = 'active')
+    FROM queues
+   WHERE name = of_queue
+$$;
+
+-- The task whose turn it is: of the team that was served longest ago, its first that can run here. NULL: none.
+CREATE FUNCTION next_task(from_queue text, on_runtimes text[], team_limit int) RETURNS uuid
+LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  WITH RECURSIVE waiting (team_id) AS (  -- each team once, without reading all its tasks
+    (SELECT team_id FROM tasks
+      WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
+      ORDER BY team_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT tasks.team_id FROM tasks
+             WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
+               AND tasks.team_id > waiting.team_id
+             ORDER BY tasks.team_id LIMIT 1)
+      FROM waiting
+     WHERE waiting.team_id IS NOT NULL
+  )
+  SELECT head.id
+    FROM waiting
+    LEFT JOIN turns ON turns.queue = from_queue AND turns.team_id = waiting.team_id
+   CROSS JOIN LATERAL (
+         SELECT id, due_at
+           FROM tasks
+          WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
+            AND team_id = waiting.team_id AND due_at <= now()
+            AND (runtime IS NULL OR runtime = ANY (on_runtimes))
+            AND (concurrency_key IS NULL OR NOT EXISTS (
+                  SELECT FROM held_keys WHERE held_keys.team_id = tasks.team_id AND key = concurrency_key))
+          ORDER BY due_at, id
+          LIMIT 1) AS head
+   WHERE team_limit = 0
+      OR (SELECT count(*) FROM attempts WHERE status = 'active' AND attempts.team_id = waiting.team_id) < team_limit
+   ORDER BY turns.served_at NULLS FIRST, head.due_at
+   LIMIT 1
+$$;
+
+-- Ask the newest batch attempt that runs on lent capacity to make room. The asked one is put back in line by its
+-- dispatcher; a task is asked at most `at_most` times in its life, so that long work ends too.
+CREATE FUNCTION ask_for_room(for_queue text, at_most int) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = sfp AS $$
 DECLARE
-  capacity int;
-  busy     int;
-  claimed  tasks;
+  asked uuid;
 BEGIN
-  SELECT slots INTO capacity FROM queues WHERE name = from_queue AND NOT paused FOR NO KEY UPDATE;
-  SELECT count(*) INTO busy FROM attempts WHERE queue = from_queue AND status = 'active';
-  IF capacity IS NULL OR busy >= capacity THEN
+  IF for_queue = 'batch' OR EXISTS (
+       SELECT FROM attempts WHERE queue = 'batch' AND status = 'active' AND preempt_asked_at IS NOT NULL) THEN
+    RETURN;  -- room is being made already
+  END IF;
+  IF for_queue = 'normal' AND NOT EXISTS (
+       SELECT FROM queue_use('normal') AS normal, queue_use('batch') AS batch
+        WHERE normal.busy < normal.slots AND batch.busy > batch.slots) THEN
+    RETURN;  -- normal has what is its own
+  END IF;
+  UPDATE attempts SET preempt_asked_at = now()
+   WHERE (task_id, attempt) = (
+         SELECT attempts.task_id, attempts.attempt
+           FROM attempts
+           JOIN tasks ON tasks.id = attempts.task_id
+          WHERE queue = 'batch' AND attempts.status = 'active' AND tasks.preemptions < at_most
+          ORDER BY attempts.started_at DESC
+          LIMIT 1)
+  RETURNING task_id INTO asked;
+  IF asked IS NOT NULL THEN
+    PERFORM pg_notify('sfp_tasks', 'preempt ' || asked);
+  END IF;
+END $$;
+
+-- Give the next waiting task of a queue to a dispatcher, if there is room. No row: nothing to run now.
+-- The queues' rows are locked first, in the order of their names, so that claims see each other's. (NO KEY: a submission
+-- holds a key share of its queue's row through its foreign key, and must not wait for us, nor we for it.)
+CREATE FUNCTION claim(from_queue text, by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int)
+RETURNS SETOF tasks LANGUAGE plpgsql VOLATILE SET search_path = sfp AS $$
+DECLARE
+  candidate uuid;
+  claimed   tasks;
+BEGIN
+  PERFORM FROM queues ORDER BY name FOR NO KEY UPDATE;
+  candidate := next_task(from_queue, on_runtimes, team_limit);
+  IF candidate IS NULL OR EXISTS (SELECT FROM queues WHERE name = from_queue AND (paused OR slots = 0)) THEN
     RETURN;
   END IF;
-  SELECT * INTO claimed FROM tasks AS waiting
-   WHERE priority = from_queue AND status = 'pending' AND due_at <= now()
-     AND (runtime IS NULL OR runtime = ANY (on_runtimes))
-     AND (concurrency_key IS NULL OR NOT EXISTS (
-           SELECT FROM tasks AS running
-            WHERE running.status = 'active' AND running.team_id = waiting.team_id
-              AND running.concurrency_key = waiting.concurrency_key))
-   ORDER BY due_at, id
-     FOR UPDATE SKIP LOCKED LIMIT 1;
-  IF NOT FOUND THEN
+  IF NOT has_room(from_queue) THEN
+    PERFORM ask_for_room(from_queue, preemptions_at_most);
     RETURN;
+  END IF;
+  SELECT * INTO claimed FROM tasks WHERE id = candidate AND status = 'pending' FOR UPDATE SKIP LOCKED;
+  IF NOT FOUND THEN
+    RETURN;  -- it is being cancelled: look again
   END IF;
   PERFORM set_config('sfp.team_id', claimed.team_id::text, true);
+  IF claimed.concurrency_key IS NOT NULL THEN
+    INSERT INTO held_keys (team_id, key, task_id) VALUES (claimed.team_id, claimed.concurrency_key, claimed.id);
+  END IF;
+  INSERT INTO turns (queue, team_id, served_at) VALUES (from_queue, claimed.team_id, clock_timestamp())
+  ON CONFLICT (queue, team_id) DO UPDATE SET served_at = excluded.served_at;
   UPDATE tasks
      SET status = 'active', reason = NULL, reason_detail = NULL, attempt = attempt + 1, progress = 0, step = '',
          started_at = coalesce(started_at, now())
    WHERE id = claimed.id
   RETURNING * INTO claimed;
-  INSERT INTO attempts (task_id, attempt, team_id, queue, dispatcher_id, runtime, lease_expires_at)
+  INSERT INTO attempts (task_id, attempt, team_id, queue, dispatcher_id, runtime, lease_expires_at, first_seq)
   VALUES (claimed.id, claimed.attempt, claimed.team_id, from_queue, by_dispatcher, coalesce(claimed.runtime, on_runtimes[1]),
-          now() + make_interval(secs => claimed.lease_seconds));
+          now() + make_interval(secs => claimed.lease_seconds),
+          (SELECT last_seq FROM channels WHERE team_id = claimed.team_id AND name = 'task:' || claimed.id));
   PERFORM tell_task(claimed, 'task.started');
   RETURN NEXT claimed;
-EXCEPTION WHEN unique_violation THEN
-  RETURN;  -- another queue took the concurrency key in the same moment: the task waits on
 END $$;
 
 -- End an attempt: result, state, credentials and event in one step. False: the attempt is not the current one.
--- `retry_after` (seconds) puts the task back in line instead of ending it.
+-- `retry_after` (seconds) puts the task back in line instead of ending it; so does `attempt_status` preempted, which
+-- does not count as a try.
 CREATE FUNCTION finish(of_task uuid, of_attempt int, as_status text, with_error jsonb, with_result jsonb,
                        with_exit int, with_signal int, with_usage jsonb, attempt_status text, retry_after double precision)
 RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = sfp AS $$
 DECLARE
   ended tasks;
 BEGIN
-  IF retry_after IS NULL THEN
+  IF attempt_status = 'preempted' THEN
+    UPDATE tasks
+       SET status = 'pending', reason = 'queued', reason_detail = 'made room for more urgent work; it runs again',
+           preemptions = preemptions + 1, progress = 0, step = ''
+     WHERE id = of_task AND attempt = of_attempt AND status = 'active'
+    RETURNING * INTO ended;
+  ELSIF retry_after IS NULL THEN
     UPDATE tasks
        SET status = as_status, error = with_error, result = with_result, finished_at = now(),
            progress = CASE WHEN as_status = 'completed' THEN 100 ELSE progress END
@@ -82,7 +171,8 @@ BEGIN
   ELSE
     UPDATE tasks
        SET status = 'pending', reason = 'retry', error = with_error, result = NULL,
-           reason_detail = 'attempt ' || of_attempt || ' of ' || max_attempts || ' ended: ' || (with_error ->> 'message'),
+           reason_detail = 'attempt ' || of_attempt - preemptions || ' of ' || max_attempts || ' ended: '
+                           || (with_error ->> 'message'),
            due_at = now() + make_interval(secs => retry_after)
      WHERE id = of_task AND attempt = of_attempt AND status = 'active'
     RETURNING * INTO ended;
@@ -93,12 +183,14 @@ BEGIN
   PERFORM set_config('sfp.team_id', ended.team_id::text, true);
   UPDATE attempts
      SET status = attempt_status, ended_at = now(), exit_code = with_exit, signal = with_signal, error = with_error,
-         usage = with_usage
+         usage = with_usage,
+         last_seq = (SELECT last_seq FROM channels WHERE team_id = ended.team_id AND name = 'task:' || of_task)
    WHERE task_id = of_task AND attempt = of_attempt;
+  DELETE FROM held_keys WHERE team_id = ended.team_id AND key = ended.concurrency_key AND task_id = of_task;
   UPDATE leases SET ended_at = now() WHERE task_id = of_task AND attempt = of_attempt AND ended_at IS NULL;
   DELETE FROM worker_tickets WHERE task_id = of_task AND attempt = of_attempt;
   PERFORM pg_notify('sfp_tasks', ended.priority);
-  PERFORM tell_task(ended, CASE WHEN retry_after IS NULL THEN 'task.' || as_status ELSE 'task.retrying' END);
+  PERFORM tell_task(ended, CASE WHEN ended.status = 'pending' THEN 'task.retrying' ELSE 'task.' || as_status END);
   RETURN true;
 END $$;
 

@@ -1,0 +1,126 @@
+-- Old tasks and old events are dropped a month at a time: deleting rows one by one would cost as much as making
+-- them did. Partitions are made ahead by the migrator's own functions, which the dispatcher may call.
+
+SET lock_timeout = '5s';
+SET ROLE sfp_migrator;
+SET search_path = sfp;
+
+-- The lowest id that could have been made at this time.
+CREATE FUNCTION uuid7_from(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS $$
+  SELECT encode(substring(int8send((extract(epoch FROM at) * 1000)::bigint) FROM 3) || '\x00000000000000000000'::bytea,
+                'hex')::uuid
+$$;
+
+-- The functions below act for nobody's team: they see all rows, and say nothing about them.
+CREATE POLICY tasks_maintained ON tasks TO sfp_migrator USING (true) WITH CHECK (true);
+CREATE POLICY attempts_maintained ON attempts TO sfp_migrator USING (true) WITH CHECK (true);
+CREATE POLICY artifacts_maintained ON artifacts TO sfp_migrator USING (true);
+CREATE POLICY leases_maintained ON leases TO sfp_migrator USING (true);
+CREATE POLICY channels_maintained ON channels TO sfp_migrator USING (true);
+CREATE POLICY events_maintained ON events TO sfp_migrator USING (true);
+
+-- One month of a table, closed to direct access: its rows are reached through the parent's policies only.
+CREATE FUNCTION make_partition(of_table text, month date) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = sfp SET timezone = 'UTC' AS $$
+DECLARE
+  name  text := of_table || to_char(month, '_YYYY_MM');
+  first timestamptz := month;
+  next  timestamptz := month + interval '1 month';
+  low   text := CASE WHEN of_table = 'events' THEN first::text ELSE uuid7_from(first)::text END;
+  high  text := CASE WHEN of_table = 'events' THEN next::text ELSE uuid7_from(next)::text END;
+BEGIN
+  IF to_regclass('sfp.' || name) IS NOT NULL THEN
+    RETURN;
+  END IF;
+  EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', name, of_table, low, high);
+  EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
+  EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
+END $$;
+
+-- Rows outside of every month (a clock that is far off) are not refused.
+CREATE TABLE tasks_other PARTITION OF tasks DEFAULT;
+CREATE TABLE attempts_other PARTITION OF attempts DEFAULT;
+CREATE TABLE events_other PARTITION OF events DEFAULT;
+ALTER TABLE tasks_other ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tasks_other FORCE ROW LEVEL SECURITY;
+ALTER TABLE attempts_other ENABLE ROW LEVEL SECURITY;
+ALTER TABLE attempts_other FORCE ROW LEVEL SECURITY;
+ALTER TABLE events_other ENABLE ROW LEVEL SECURITY;
+ALTER TABLE events_other FORCE ROW LEVEL SECURITY;
+
+-- Make this month and the next ones. Cheap when they are there.
+CREATE FUNCTION make_partitions(months_ahead int DEFAULT 6) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
+DECLARE
+  month date;
+  name  text;
+BEGIN
+  FOR month IN SELECT date_trunc('month', now())::date + make_interval(months => n) FROM generate_series(0, months_ahead) AS n LOOP
+    FOREACH name IN ARRAY ARRAY['tasks', 'attempts', 'events'] LOOP
+      PERFORM make_partition(name, month);
+    END LOOP;
+  END LOOP;
+END $$;
+SELECT make_partitions();
+
+-- Months of a table that ended before a time, oldest first.
+CREATE FUNCTION old_months(of_table text, before timestamptz) RETURNS SETOF date
+LANGUAGE sql STABLE SET search_path = sfp SET timezone = 'UTC' AS $$
+  SELECT month
+    FROM pg_inherits
+    JOIN pg_class ON pg_class.oid = inhrelid
+   CROSS JOIN LATERAL to_date(substring(relname FROM '_(\d{4}_\d{2})$'), 'YYYY_MM') AS month
+   WHERE inhparent = ('sfp.' || of_table)::regclass
+     AND relname ~ '_\d{4}_\d{2}$'
+     AND month + interval '1 month' <= before
+   ORDER BY month
+$$;
+
+-- Drop the events of months that ended before a time. Answers the months.
+CREATE FUNCTION drop_old_events(before timestamptz) RETURNS SETOF date
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
+DECLARE
+  month date;
+BEGIN
+  FOR month IN SELECT old_months('events', before) LOOP
+    EXECUTE format('DROP TABLE %I', 'events' || to_char(month, '_YYYY_MM'));
+    RETURN NEXT month;
+  END LOOP;
+END $$;
+
+-- Drop the tasks of months that ended before a time and have none that is still alive. Answers the ids of artifacts
+-- whose bytes are to be removed.
+CREATE FUNCTION drop_old_tasks(before timestamptz) RETURNS SETOF uuid
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
+DECLARE
+  month date;
+  low   uuid;
+  high  uuid;
+BEGIN
+  FOR month IN SELECT old_months('tasks', before) LOOP
+    low := uuid7_from(month);
+    high := uuid7_from(month + interval '1 month');
+    IF EXISTS (SELECT FROM tasks WHERE id >= low AND id < high AND status IN ('pending', 'active')) THEN
+      CONTINUE;
+    END IF;
+    RETURN QUERY DELETE FROM artifacts WHERE task_id >= low AND task_id < high RETURNING artifacts.id;
+    DELETE FROM leases WHERE task_id >= low AND task_id < high;
+    DELETE FROM channels USING tasks
+     WHERE tasks.id >= low AND tasks.id < high AND channels.team_id = tasks.team_id AND channels.name = 'task:' || tasks.id;
+    DELETE FROM attempts WHERE task_id >= low AND task_id < high;
+    EXECUTE format('DROP TABLE IF EXISTS %I', 'attempts' || to_char(month, '_YYYY_MM'));
+    DELETE FROM schedules USING tasks WHERE tasks.id = schedules.task_id AND tasks.id >= low AND tasks.id < high;
+    EXECUTE format('ALTER TABLE tasks DETACH PARTITION %I', 'tasks' || to_char(month, '_YYYY_MM'));
+    EXECUTE format('DROP TABLE %I', 'tasks' || to_char(month, '_YYYY_MM'));
+  END LOOP;
+END $$;
+CREATE POLICY schedules_maintained ON schedules TO sfp_migrator USING (true);
+CREATE POLICY occurrences_maintained ON occurrences TO sfp_migrator USING (true);
+CREATE POLICY held_keys_maintained ON held_keys TO sfp_migrator USING (true);
+CREATE POLICY worker_tickets_maintained ON worker_tickets TO sfp_migrator USING (true);
+
+REVOKE ALL ON FUNCTION make_partitions(int), drop_old_events(timestamptz), drop_old_tasks(timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION make_partitions(int), drop_old_events(timestamptz), drop_old_tasks(timestamptz) TO sfp_dispatcher;
+
+RESET ROLE;
+RESET search_path;
