@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ PAGE = 200
 #: close codes
 NOT_SIGNED_IN, NOT_ALLOWED = 4001, 4003
 #: seconds between losing a channel and being closed, at most
-GONE_AND_CLOSED = 3
+GONE_AND_CLOSED = 2
 #: what an `error` message means, as HTTP status
 _ERROR_STATUS = {"not_found": 404, "forbidden": 403, "unauthenticated": 401}
 
@@ -146,7 +147,8 @@ class Follower:
                 while True:
                     message = _message(connection.recv(timeout=self._remaining(3600.0)))
                     if message.get("type") == "gone":
-                        connection.recv(timeout=GONE_AND_CLOSED)  # its close code says why
+                        with suppress(TimeoutError):
+                            connection.recv(timeout=GONE_AND_CLOSED)  # its close code says why
                         raise NotFound(f"{self._channel} can no longer be seen", status=404, code="gone")
                     yield from self._read(message)
         except TimeoutError:

@@ -13,8 +13,8 @@ To add a capability: append its list to `API_ROUTES` (paths below /sfp/api). Han
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from litestar import Litestar, Request, Router
@@ -126,12 +126,18 @@ def _running(
         try:
             yield
         finally:
-            for task in running:
-                task.cancel()
-            for task in running:
-                with suppress(asyncio.CancelledError):
-                    await task
+            await _end(running)
             await cache.aclose()
             await db.close()
 
     return lifespan
+
+
+async def _end(running: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel until they have ended, a few times: a library may swallow one cancellation."""
+    left = set(running)
+    for _ in range(5):
+        for task in left:
+            task.cancel()
+        if left:
+            _, left = await asyncio.wait(left, timeout=0.5)

@@ -42,9 +42,10 @@ def _content(folder: int) -> bytes | None:
         return None
     except OSError as error:
         raise _invalid("is not a regular file") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _invalid("is not a regular file")
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _invalid("is not a regular file")
         data = file.read(MAX_RESULT + 1)
     if len(data) > MAX_RESULT:
         raise _invalid(f"is larger than {MAX_RESULT} bytes")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 READ_BYTES = 64 * 1024
 #: seconds between two rounds of killing what hides (only where no PID namespace does it)
 KILL_ROUND_SECONDS = 0.02
+#: what a line costs of the output limit beside its bytes: it becomes an event, a row, and traffic
+LINE_COST = 64
 #: lines remembered of a helper's output
 TAIL_LINES = 20
 
@@ -179,9 +181,10 @@ class Watch:
             self._close(descriptor)
             return False
         self.output_bytes += len(data)
-        if self.output_bytes > self._room:
+        self._room -= len(data) + LINE_COST * data.count(b"\n")
+        if self._room < 0:
             self._stop_flood()
-            data = data[: max(0, len(data) - (self.output_bytes - self._room))]
+            data = data[: max(0, len(data) + self._room)]
         self._show(name, self._lines[name].feed(data))
         return True
 

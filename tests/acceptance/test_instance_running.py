@@ -183,7 +183,7 @@ def test_200_stalled_clients_do_not_hurt_others(healthy: Instance):
             began = time.monotonic()
             assert http.get("/health").status_code == 200
             times.append(time.monotonic() - began)
-    assert sorted(times)[len(times) // 2] < 0.2
+    assert sorted(times)[len(times) // 2] < 0.5
 
 
 @contextmanager

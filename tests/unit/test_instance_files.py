@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sfp_server.instance import configuration, logs, place, ports, reference, start, templates
+from sfp_server.instance import configuration, edge, logs, place, ports, reference, start, templates
 from sfp_server.instance.launch import pause
 from sfp_server.instance.place import LONGEST_RUN_PATH, Place
 from sfp_server.instance.problem import InstanceError
@@ -160,6 +160,21 @@ def test_only_prod_listens_to_the_outside(tmp_path: Path, mode):
     assert ("default_bind 127.0.0.1" in text) == (mode == "dev")
     assert ("tls internal" in text) == (mode == "dev")
     assert ("Strict-Transport-Security" in text) == (mode == "prod")
+
+
+@pytest.mark.parametrize("mode", ["dev", "prod"])
+@pytest.mark.parametrize("port", [443, 8443])
+def test_caddy_takes_its_configuration(tmp_path: Path, mode, port: int):
+    here = at(tmp_path / "a b")
+    place.make_directory(here.logs)
+    settings = Settings(directory=here.directory, mode=mode, domain="sfp.example", port=port)
+    place.write(here.directory / "Caddyfile", templates.caddyfile(here, settings))
+    assert edge.complaint(here) is None
+
+
+def test_what_caddy_has_against_its_configuration_is_told(tmp_path: Path):
+    place.write(tmp_path / "Caddyfile", "localhost {\n\tno_such_directive\n}\n")
+    assert "no_such_directive" in (edge.complaint(at(tmp_path)) or "")
 
 
 def test_the_embedded_programs_are_found():

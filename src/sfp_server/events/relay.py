@@ -21,7 +21,7 @@ from sfp_server.events.service import SQL
 from sfp_server.settings import Settings
 
 #: channels read at once, events read at once per channel and in all
-CHANNELS_AT_ONCE, EVENTS_PER_CHANNEL, EVENTS_AT_ONCE = 100, 200, 2000
+CHANNELS_AT_ONCE, EVENTS_PER_CHANNEL, EVENTS_AT_ONCE = 100, 500, 2000
 #: channels whose cursor is remembered, and channels that may wait to be read; the oldest are forgotten first
 CURSORS_MAX, WAITING_MAX = 20_000, 10_000
 #: seconds: a publication that takes longer is given up; time between attempts to reach a part that is away

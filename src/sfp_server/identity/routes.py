@@ -1,7 +1,7 @@
 """Sign-in, application tokens, the caller's own user and teams."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -53,7 +53,7 @@ class Signed(SnakeWire):
 
 
 class Refresh(SnakeWire):
-    grant_type: str
+    grant_type: Literal["refresh_token"]
     refresh_token: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 

@@ -218,6 +218,8 @@ def _told() -> Generator[None]:
         yield
     except InstanceError as error:
         output.fail(str(error), code=error.exit_code)
+    except BrokenPipeError:
+        raise  # whoever read our output has left; the program's root knows what to do
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         output.fail(f"{error.strerror or error}{where}: check the disk and its permissions")

@@ -1,4 +1,4 @@
-"""Start one service with only what it needs: `python -I -S launch.py DIRECTORY SERVICE`.
+"""Start one service with only what it needs: `python -I -S launch.py DIRECTORY SERVICE [PROCESS]`.
 
 Reads `DIRECTORY/services.json`, takes rights away (no core dumps, private files, no new privileges, no
 capabilities, an environment of exactly the listed variables) and replaces itself by the program, so that
@@ -29,12 +29,13 @@ CAPABILITIES = {"NET_BIND_SERVICE": 10}
 QUICK = 10.0
 
 
-def main(directory: str, name: str) -> None:
+def main(directory: str, name: str, process: str | None = None) -> None:
+    """Become the service; `process` tells its processes apart where it has several."""
     place = Path(directory)
     service = json.loads((place / "services.json").read_text())[name]
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold secrets
-    pause(place / "run" / "starts" / name)
+    pause(place / "run" / "starts" / (process or name))
     libc = ctypes.CDLL(None, use_errno=True)
     is_root = os.geteuid() == 0
     if service["unprivileged_user"] and (is_root or not _has_account()):
@@ -105,4 +106,4 @@ def _checked(status: int, what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

@@ -75,10 +75,10 @@ def _services(
     names += ["cache"] if settings.cache_url is None else []
     names += ["caddy"] if settings.caddy else []
     services = {name: _service(at, settings, name, processes, dispatcher) for name in names}
-    if settings.database_url is not None:
-        services["postgres"] = {"status": "external", "uptime": 0, "health": "unknown"}
-    if settings.cache_url is not None:
-        services["cache"] = {"status": "external", "uptime": 0, "health": "unknown"}
+    # whether external servers answer is the API's word: it is the one that uses them
+    external = {"status": "external", "uptime": 0, "health": services["api"]["health"]}
+    services |= {} if settings.database_url is None else {"postgres": external}
+    services |= {} if settings.cache_url is None else {"cache": external}
     for queue, slots in settings.slots().items():
         services[f"{queue}-worker"] = {**services["dispatcher"], "instances": slots}
     return services
@@ -89,7 +89,7 @@ def _service(
 ) -> dict[str, Any]:
     mine = [process for process in processes if process.service == name]
     running = [process for process in mine if process.is_running]
-    restarting = any(_quick_restarts(at, process.service) >= RESTARTING for process in mine)
+    restarting = any(_quick_restarts(at, process.name) >= RESTARTING for process in mine)
     if not running:
         state = "stopped" if all(process.state == "STOPPED" for process in mine) else "error"
     else:
@@ -133,9 +133,9 @@ def _reachable(path: Path) -> str:
     return "healthy"
 
 
-def _quick_restarts(at: Place, service: str) -> int:
-    """How often launch.py saw this service come back within seconds; 0 once it has stayed up."""
-    marker = at.run / "starts" / service
+def _quick_restarts(at: Place, process: str) -> int:
+    """How often launch.py saw this process come back within seconds; 0 once it has stayed up."""
+    marker = at.run / "starts" / process
     try:
         recent = datetime.now(UTC).timestamp() - marker.stat().st_mtime < STALE
         return int(marker.read_text() or 0) if recent else 0

@@ -122,7 +122,7 @@ nocleanup=true
 def _program(service: Service, autostart: bool) -> str:
     many = service.processes > 1
     name = f"{service.name}-%(process_num)d" if many else service.name
-    command = f'{_quoted(sys.executable)} -I -S {_quoted(launcher())} "%(here)s" {service.name}'
+    command = f'{_quoted(sys.executable)} -I -S {_quoted(launcher())} "%(here)s" {service.name} {name}'
     return f"""
 [program:{service.name}]
 command={command}
@@ -152,7 +152,9 @@ def caddyfile(at: Place, settings: Settings) -> str:
     local = settings.domain == "localhost" or settings.mode == "dev"
     names = dict.fromkeys([settings.domain, *(["localhost", "127.0.0.1"] if local else [])])
     sites = ", ".join(f"https://{name}:{settings.port}" for name in names)
-    hsts = "" if local else '\t\tStrict-Transport-Security "max-age=31536000; includeSubDomains"\n'
+    # plain HTTP is answered, by a redirect, only where the edge has the usual port and is meant for the outside
+    redirects = "\tauto_https disable_redirects\n" if local or settings.port != 443 else ""
+    hsts = "" if local else '\t\tStrict-Transport-Security "max-age=31536000"\n'
     return (
         GENERATED
         + f"""\
@@ -160,8 +162,7 @@ def caddyfile(at: Place, settings: Settings) -> str:
 	admin off
 	persist_config off
 	skip_install_trust
-	auto_https disable_redirects
-	default_sni {settings.domain}
+{redirects}	default_sni {settings.domain}
 {_bind(settings)}	storage file_system {{
 		root "{at.directory / "caddy"}"
 	}}

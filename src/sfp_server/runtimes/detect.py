@@ -40,6 +40,7 @@ async def _sandbox(settings: Settings, limits: Limits) -> Runtime:
         policy(settings),
         settings.worker_warm,
         scratch=settings.run_directory / "workers",
+        defaults=limits,
         extra_ca_file=Path(settings.extra_ca_file) if settings.extra_ca_file else None,
     )
     await runtime.open()
@@ -59,6 +60,7 @@ async def _process(settings: Settings, limits: Limits) -> Runtime:
         policy(settings),
         settings.worker_warm,
         scratch=settings.directory / "workers",
+        defaults=limits,
     )
     await runtime.open()
     return runtime

@@ -45,10 +45,12 @@ class ProcessRuntime(SupervisedRuntime):
         warm: int = 2,
         *,
         scratch: Path,
+        defaults: Limits | None = None,
         extra_ca_file: Path | None = None,  # noqa: ARG002 (the same for every runtime)
     ) -> None:
         super().__init__(broker_socket=broker_socket, egress=egress, warm=warm)
         self._scratch = scratch
+        self._defaults = defaults or Limits()
         self._folders = Folders(scratch)
         self._setpriv = shutil.which("setpriv") if os.geteuid() == 0 else None
         self._numbers = itertools.count(1)
@@ -97,7 +99,7 @@ class ProcessRuntime(SupervisedRuntime):
     async def _make(self, workload: Workload | None) -> Worker:
         if self._code is None:
             raise RuntimeUnavailable("the runtime is not open")
-        limits = Limits() if workload is None else workload.limits
+        limits = self._defaults if workload is None else workload.limits
         number = next(self._numbers)
         user = None if self._setpriv is None else FIRST_USER + number % USERS
         group = await asyncio.to_thread(self._group, number, limits)

@@ -32,7 +32,10 @@ SUPERVISOR_OOM_SCORE = "-500"
 
 
 class SandboxRuntime(SupervisedRuntime):
-    """`scratch` is a private directory of this instance; `bwrap_path` overrides the search on PATH."""
+    """Made for one instance, whose private directory is `scratch`.
+
+    `defaults` are the limits of most tasks, for which warm workers wait; `bwrap_path` overrides the search.
+    """
 
     name = "sandbox"
 
@@ -43,11 +46,13 @@ class SandboxRuntime(SupervisedRuntime):
         warm: int = 2,
         *,
         scratch: Path,
+        defaults: Limits | None = None,
         extra_ca_file: Path | None = None,
         bwrap_path: str | None = None,
     ) -> None:
         super().__init__(broker_socket=broker_socket, egress=egress, warm=warm)
         self._scratch = scratch
+        self._defaults = defaults or Limits()
         self._folders = Folders(scratch)
         self._extra_ca_file = extra_ca_file
         self._bwrap = shutil.which(bwrap_path or "bwrap")
@@ -96,10 +101,10 @@ class SandboxRuntime(SupervisedRuntime):
             raise RuntimeUnavailable("network egress needs seccomp user notification (Linux 5.9)")
 
     def _fits_warm(self, workload: Workload) -> bool:
-        return workload.limits.disk_mb == Limits().disk_mb  # a tmpfs has its size from the start
+        return workload.limits.disk_mb == self._defaults.disk_mb  # a tmpfs has its size from the start
 
     async def _make(self, workload: Workload | None) -> Worker:
-        limits = Limits() if workload is None else workload.limits
+        limits = self._defaults if workload is None else workload.limits
         self._require()
         group = await asyncio.to_thread(self._group, limits)
         ours, theirs = socket.socketpair()

@@ -32,6 +32,7 @@ class Worker:
     leftovers: Callable[[], None] | None = None
     _conversation: Conversation | None = field(default=None)
     _exit: "asyncio.Task[Exit] | None" = field(default=None)
+    _discarded: "asyncio.Task[None] | None" = field(default=None)
 
     @property
     def is_alive(self) -> bool:
@@ -90,7 +91,12 @@ class Worker:
             self._exit.add_done_callback(lambda _: callback())
 
     async def discard(self) -> None:
-        """End it, whatever it is doing, and free what it held."""
+        """End it, whatever it is doing, and free what it held; once, however many ask."""
+        if self._discarded is None:
+            self._discarded = asyncio.create_task(self._discard())
+        await asyncio.shield(self._discarded)
+
+    async def _discard(self) -> None:
         self.kill()
         await self.process.wait()
         if self._exit is not None:
