@@ -12,7 +12,7 @@
     ├── UnsupportedMediaType 415
     ├── RangeNotSatisfiable 416
     ├── Unprocessable 422      valid, but impossible; ├── IdempotencyMismatch  └── UnknownSecret
-    ├── TooManyRequests 429    carries `retry_after` seconds
+    ├── TooManyRequests 429    carries `retry_after` seconds; └── QuotaExceeded
     └── Unavailable 503        carries `retry_after` seconds; try again
 
 Anything else that is raised is a bug: a bare 500, its traceback goes to the log only.
@@ -164,6 +164,13 @@ class TooManyRequests(SfpError):
     code = "too_many_requests"
     status = 429
     title = "Too many requests"
+
+
+class QuotaExceeded(TooManyRequests):
+    """The team has as many tasks waiting as it may."""
+
+    code = "quota_exceeded"
+    title = "Quota exceeded"
 
 
 class Unavailable(SfpError):

@@ -65,6 +65,7 @@ async def run(settings: Settings) -> None:
                 place=str(settings.directory),
                 team_limit=settings.team_active_max,
                 preemptions_at_most=settings.preemptions_max,
+                retention_days=(settings.retention_days, settings.logs_retention_days),
             )
             stopper = asyncio.create_task(_then(stopping, dispatcher.stop))
             await dispatcher.run(stop_seconds=STOP_SECONDS)

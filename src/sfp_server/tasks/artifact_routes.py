@@ -10,8 +10,8 @@ from litestar.params import FromPath, QueryParameter
 from sfp_server.actor import Actor
 from sfp_server.db.database import Database, Row
 from sfp_server.settings import Settings
+from sfp_server.tasks import answers
 from sfp_server.tasks import artifact_service as service
-from sfp_server.tasks import wire
 from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.transfer import Upload, clean_name, send_file
 from sfp_server.web.wire import ApiRequest
@@ -27,7 +27,7 @@ async def upload(
     store: NamedDependency[ArtifactStore],
     settings: NamedDependency[Settings],
     name: _Name = None,
-) -> wire.ArtifactAnswer:
+) -> answers.ArtifactAnswer:
     """Upload an input: the raw bytes as the body, or a form with one file."""
     incoming = Upload(request, name or "")
     stored = await store.receive(incoming.chunks(), limit=settings.upload_max_mb * 1024 * 1024)
@@ -39,7 +39,7 @@ async def upload(
     except BaseException:
         store.remove(stored.id)
         raise
-    return wire.artifact(row)
+    return answers.artifact(row)
 
 
 @get("/artifacts/{artifact_id:uuid}", opt={"scope": "artifacts:read"})
@@ -72,11 +72,11 @@ async def remove(
 @get("/tasks/{task_id:uuid}/artifacts", opt={"scope": "artifacts:read"})
 async def kept(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
-) -> wire.ArtifactsAnswer:
+) -> answers.ArtifactsAnswer:
     """Names, sizes and hashes of what a task kept."""
     async with db.transaction(actor) as tx:
         rows = await service.kept(tx, task_id)
-    return wire.ArtifactsAnswer(items=[wire.artifact(row) for row in rows])
+    return answers.ArtifactsAnswer(items=[answers.artifact(row) for row in rows])
 
 
 @get("/tasks/{task_id:uuid}/artifacts/{path:path}", opt={"scope": "artifacts:read"})

@@ -290,7 +290,11 @@ async def finish(
 
     False: the attempt is not the current one, and nothing was changed. Raises Unavailable.
     """
-    delay = task.retry.delay_after(task.attempt - task.preemptions) if error and error.retryable and status is Status.FAILED else None
+    delay = (
+        task.retry.delay_after(task.attempt - task.preemptions)
+        if error and error.retryable and status is Status.FAILED
+        else None
+    )
     usage = {
         "cpuSeconds": exit_.usage.cpu_seconds,
         "peakMemoryBytes": exit_.usage.peak_memory_bytes,

@@ -169,3 +169,74 @@ SELECT queues.name, slots,
        (SELECT count(*) FROM tasks WHERE priority = queues.name AND status = 'pending') AS pending,
        (SELECT count(*) FROM attempts WHERE queue = queues.name AND status = 'active') AS active
   FROM queues
+
+-- name: due_schedule
+-- A series whose next occurrence is due, held until the transaction ends; others take others.
+SELECT schedules.task_id, schedules.team_id, schedules.config, schedules.next_at, schedules.runs, now() AS now,
+       tasks.created_at
+  FROM schedules
+  JOIN tasks ON tasks.id = schedules.task_id
+ WHERE schedules.next_at <= now()
+   AND tasks.status = 'pending'
+ ORDER BY schedules.next_at
+ LIMIT 1
+   FOR UPDATE OF schedules SKIP LOCKED
+
+-- name: is_running
+SELECT EXISTS (SELECT FROM tasks WHERE series_id = $1 AND status IN ('pending', 'active'))
+
+-- name: add_occurrence
+-- No row: this occurrence was made already.
+INSERT INTO occurrences (series_id, at, team_id)
+VALUES ($1, $2, current_team())
+    ON CONFLICT DO NOTHING
+RETURNING at
+
+-- name: run_occurrence
+WITH made AS (
+  INSERT INTO tasks (team_id, type, data, priority, schedule_type, labels, max_attempts, retry_config, timeout_seconds,
+                     queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network, limits, credentials,
+                     created_by, created_by_name, request_id, series_id)
+  SELECT team_id, type, data, priority, 'immediate', labels, max_attempts, retry_config, timeout_seconds,
+         queue_timeout_seconds, lease_seconds, coalesce(concurrency_key, $2), runtime, network, limits, credentials,
+         created_by, created_by_name, request_id, id
+    FROM tasks
+   WHERE id = $1
+  RETURNING *
+), told AS (
+  SELECT tell_task(made, 'task.created'), pg_notify('sfp_tasks', made.priority) FROM made
+)
+SELECT made.id
+  FROM made, told
+
+-- name: move_schedule
+UPDATE schedules
+   SET next_at = $2, runs = runs + $3, skipped = skipped + $4, latest_run = coalesce($5, latest_run)
+ WHERE task_id = $1
+
+-- name: plan_next
+-- The next occurrence of a series, as its waiting task shows it.
+UPDATE tasks
+   SET due_at = $2
+ WHERE id = $1
+   AND status = 'pending'
+
+-- name: end_series
+WITH ended AS (
+  UPDATE tasks
+     SET status = 'completed', reason = NULL, reason_detail = NULL, finished_at = now()
+   WHERE id = $1
+     AND status = 'pending'
+  RETURNING *
+)
+SELECT tell_task(ended, 'task.completed')
+  FROM ended
+
+-- name: make_partitions
+SELECT make_partitions()
+
+-- name: drop_old_events
+SELECT drop_old_events(now() - make_interval(days => $1))
+
+-- name: drop_old_tasks
+SELECT drop_old_tasks(now() - make_interval(days => $1))

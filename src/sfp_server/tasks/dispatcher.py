@@ -23,11 +23,14 @@ from sfp_server.runtimes.base import Exit
 from sfp_server.tasks.attempt import Attempt, Ending, Engine, finish
 from sfp_server.tasks.model import Claimed, Queue, Retry, Status, TaskError
 from sfp_server.tasks.reports import SQL
+from sfp_server.tasks.schedules import fire
 
 log = structlog.get_logger()
 
 #: seconds; NOTIFY makes it faster, this makes it certain
 _LOOK_SECONDS = 1.0
+#: seconds between two looks for months to make and to drop
+_CLEAN_SECONDS = 3600.0
 #: leases are renewed this many times before they would run out
 _RENEWALS_PER_LEASE = 4
 #: what a notification with a task's id asks for
@@ -47,6 +50,7 @@ class Dispatcher:
         place: str,
         team_limit: int = 0,
         preemptions_at_most: int = 3,
+        retention_days: tuple[int, int] = (90, 30),
     ) -> None:
         self.id = uuid4()
         self._engine = engine
@@ -54,6 +58,8 @@ class Dispatcher:
         self._lease_seconds = lease_seconds
         #: tasks that one team may have active (0: any number), and how often one task makes room for others
         self._rules = (team_limit, preemptions_at_most)
+        #: days after which finished tasks, and events (log lines among them), are dropped
+        self._retention = retention_days
         self._state_file = state_file
         #: names this machine and instance: what an earlier dispatcher of the same place ran has died with it
         self._host = f"{socket.gethostname()}:{place}"
@@ -76,6 +82,7 @@ class Dispatcher:
             asyncio.create_task(self._every(self._lease_seconds / _RENEWALS_PER_LEASE, self._renew)),
             asyncio.create_task(self._every(_LOOK_SECONDS, self._keep_house)),
             asyncio.create_task(self._every(_LOOK_SECONDS * 2, self._report_state)),
+            asyncio.create_task(self._every(_CLEAN_SECONDS, self._clean)),
         ]
         log.info("dispatcher ready", dispatcher=str(self.id), runtimes=list(self._engine.runtimes))
         try:
@@ -232,8 +239,10 @@ class Dispatcher:
     async def _keep_house(self) -> None:
         await self._rescue()
         async with self._database.serving() as tx:
-            woken = await tx.all(SQL["due"])
+            woken = bool(await tx.all(SQL["due"]))
             await tx.execute(SQL["explain"], self._rules[0])
+        while await fire(self._database):
+            woken = True
         if woken:
             self._wake.set()
         while await self._fail_overdue():
@@ -248,6 +257,17 @@ class Dispatcher:
             await tx.serve(row["team_id"])
             await tx.all(SQL["tell_overdue"], row["id"])
         return True
+
+    async def _clean(self) -> None:
+        """Make the partitions of the months to come; drop old ones whole, with the files of what they kept."""
+        tasks_days, events_days = self._retention
+        async with self._database.serving() as tx:
+            await tx.all(SQL["make_partitions"])
+        async with self._database.serving() as tx:
+            await tx.all(SQL["drop_old_events"], min(events_days, tasks_days))
+            gone = await tx.all(SQL["drop_old_tasks"], tasks_days)
+        for row in gone:
+            self._engine.store.remove(row["drop_old_tasks"])
 
     async def _report_state(self) -> None:
         """What `sfp-server status` shows, where it can read it without a token."""

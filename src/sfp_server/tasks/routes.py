@@ -5,15 +5,15 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, delete, get, post
+from litestar import Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from sfp_server.actor import Actor
 from sfp_server.db.database import Database
-from sfp_server.errors import FieldError, Malformed
+from sfp_server.errors import FieldError, Malformed, NotFound
 from sfp_server.settings import Settings
-from sfp_server.tasks import service, wire
+from sfp_server.tasks import answers, explain, service, wire
 from sfp_server.tasks.kind import Kinds
 from sfp_server.tasks.model import Queue, Status
 from sfp_server.web.idempotency import once
@@ -21,6 +21,8 @@ from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after, pag
 from sfp_server.web.wire import ApiRequest
 
 _MAX_LABELS = 16
+#: bytes of a bulk submission
+_BULK_BYTES = 8 * 1024 * 1024
 _Labels = Annotated[list[str] | None, QueryParameter(name="label", description="key:value, repeatable")]
 _After = Annotated[datetime | None, QueryParameter(name="createdAfter")]
 _Before = Annotated[datetime | None, QueryParameter(name="createdBefore")]
@@ -42,9 +44,27 @@ async def submit(
     """Submit a task. With an Idempotency-Key, twice makes one."""
     submission = service.check(data, kinds, settings)
 
-    async def create() -> wire.SubmittedTask:
+    async def create() -> answers.SubmittedTask:
+        await service.require_room(tx, settings)
         row = await service.submit(tx, actor, submission, settings, request_id=request.scope["state"]["request_id"])
-        return wire.submitted(row)
+        return answers.submitted(row)
+
+    async with db.transaction(actor) as tx:
+        answer = await once(tx, actor, request, create)
+    return answer.response()
+
+
+@post("/tasks/bulk", opt={"scope": "tasks:write"}, status_code=201, request_max_body_size=_BULK_BYTES)
+async def submit_bulk(
+    request: ApiRequest, data: wire.SubmitTasks, actor: Actor, db: Database, settings: Settings, kinds: Kinds
+) -> Response[Any]:
+    """Submit up to 1,000 tasks: all of them, or none."""
+    submissions = [service.check(body, kinds, settings, at=f"tasks[{n}].") for n, body in enumerate(data.tasks)]
+
+    async def create() -> answers.SubmittedTasks:
+        request_id = request.scope["state"]["request_id"]
+        rows = await service.submit_all(tx, actor, submissions, settings, request_id=request_id)
+        return answers.SubmittedTasks(items=[answers.submitted(row) for row in rows])
 
     async with db.transaction(actor) as tx:
         answer = await once(tx, actor, request, create)
@@ -63,7 +83,7 @@ async def list_tasks(
     created_before: _Before = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
-) -> Page[wire.TaskRow]:
+) -> Page[answers.TaskRow]:
     """Tasks of the team, newest first."""
     wanted = service.Filter(
         status=status,
@@ -75,15 +95,15 @@ async def list_tasks(
     )
     async with db.transaction(actor) as tx:
         rows = await service.listed(tx, wanted, after=after(cursor), limit=limit + 1)
-    return page([wire.in_list(row) for row in rows], limit, key=lambda row: row.operation_id)
+    return page([answers.in_list(row) for row in rows], limit, key=lambda row: row.operation_id)
 
 
 @get("/tasks/types", opt={"scope": "tasks:read"})
-async def types(kinds: NamedDependency[Kinds], settings: NamedDependency[Settings]) -> wire.TypesAnswer:
+async def types(kinds: NamedDependency[Kinds], settings: NamedDependency[Settings]) -> answers.TypesAnswer:
     """What can be submitted, with the JSON Schema of its data."""
-    return wire.TypesAnswer(
+    return answers.TypesAnswer(
         items=[
-            wire.TypeAnswer(
+            answers.TypeAnswer(
                 type=kind.name,
                 description=kind.summary,
                 schema=kind.schema(),
@@ -100,39 +120,84 @@ async def types(kinds: NamedDependency[Kinds], settings: NamedDependency[Setting
 @get("/tasks/{task_id:uuid}", opt={"scope": "tasks:read"})
 async def get_task(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
-) -> wire.TaskDetail:
+) -> answers.TaskDetail:
     """Everything about a task."""
     async with db.transaction(actor) as tx:
-        return wire.detail(await service.get(tx, task_id), await service.attempts(tx, task_id))
+        row = await service.get(tx, task_id)
+        return answers.detail(row, await service.attempts(tx, task_id), await service.schedule(tx, task_id))
 
 
 @get("/tasks/{task_id:uuid}/status", opt={"scope": "tasks:read"})
 async def get_status(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
-) -> wire.TaskStatus:
+) -> answers.TaskStatus:
     """Where a task is."""
     async with db.transaction(actor) as tx:
-        return wire.status(await service.get(tx, task_id))
+        return answers.status(await service.get(tx, task_id))
 
 
 @get("/tasks/{task_id:uuid}/result", opt={"scope": "tasks:read"})
 async def get_result(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
-) -> wire.TaskResult:
+) -> answers.TaskResult:
     """How a task ended; 409 before it has."""
     async with db.transaction(actor) as tx:
-        return wire.result(await service.result(tx, task_id))
+        return answers.result(await service.result(tx, task_id))
 
 
 @delete("/tasks/{task_id:uuid}", opt={"scope": "tasks:write"}, status_code=200)
 async def cancel(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
-) -> wire.Cancelled:
+) -> answers.Cancelled:
     """Cancel a task: a waiting one ends at once, a running one gets SIGTERM, a grace period, SIGKILL."""
     async with db.transaction(actor) as tx:
         status = await service.cancel(tx, actor, task_id)
     told = "the task is cancelled" if status is Status.CANCELLED else "the worker was asked to end"
-    return wire.Cancelled(message=told, status=status)
+    return answers.Cancelled(message=told, status=status)
+
+
+@post("/tasks/{task_id:uuid}/retry", opt={"scope": "tasks:write"}, status_code=201)
+async def retry(task_id: UUID, request: ApiRequest, actor: Actor, db: Database) -> Response[Any]:
+    """Run a finished task again: a new task with the same input, linked to the old one."""
+
+    async def create() -> answers.SubmittedTask:
+        request_id = request.scope["state"]["request_id"]
+        return answers.submitted(await service.retry(tx, actor, task_id, request_id=request_id))
+
+    async with db.transaction(actor) as tx:
+        answer = await once(tx, actor, request, create)
+    return answer.response()
+
+
+@post("/tasks/{task_id:uuid}/stop-recurring", opt={"scope": "tasks:write"}, status_code=200)
+async def stop_recurring(task_id: UUID, actor: Actor, db: Database) -> answers.Cancelled:
+    """End a series; a run under way goes on."""
+    async with db.transaction(actor) as tx:
+        await service.stop_recurring(tx, actor, task_id)
+    return answers.Cancelled(message="the series has ended", status=Status.CANCELLED)
+
+
+@get("/tasks/{task_id:uuid}/recurring-instances", opt={"scope": "tasks:read"})
+async def recurring_instances(
+    task_id: UUID, actor: Actor, db: Database, limit: Limit = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[answers.TaskRow]:
+    """Runs of a series, newest first."""
+    async with db.transaction(actor) as tx:
+        rows = await service.instances(tx, task_id, after=after(cursor), limit=limit + 1)
+    return page([answers.in_list(row) for row in rows], limit, key=lambda row: row.operation_id)
+
+
+@post("/tasks/preview-recurrence", opt={"scope": "tasks:read"}, status_code=200)
+async def preview(data: wire.RecurrenceConfig) -> answers.RecurrencePreview:
+    """The next ten runs that a `recurrenceConfig` would have, without submitting anything."""
+    return answers.RecurrencePreview(next_runs=service.preview(data, 10))
+
+
+@get("/tasks/{task_id:uuid}/explain", opt={"scope": "tasks:read"})
+async def explain_task(task_id: UUID, actor: Actor, db: Database) -> answers.ExplainAnswer:
+    """Why a task is not running, where it stands, and when it will probably start."""
+    async with db.transaction(actor) as tx:
+        return await explain.explain(tx, await service.get(tx, task_id))
 
 
 @get("/logs/{task_id:uuid}", opt={"scope": "logs:read"})
@@ -144,32 +209,41 @@ async def get_logs(
     until: _To = None,
     after: _Seq = 0,
     limit: _LogLimit = 200,
-) -> wire.LogsAnswer:
+) -> answers.LogsAnswer:
     """Log lines after number `after`, in order."""
     async with db.transaction(actor) as tx:
         rows = await service.logs(
             tx, task_id, after=after, since=_aware(since, "from"), until=_aware(until, "to"), limit=limit
         )
-    return wire.LogsAnswer(entries=[wire.log_entry(row) for row in rows])
+    return answers.LogsAnswer(entries=[answers.log_entry(row) for row in rows])
 
 
 @delete("/logs/{task_id:uuid}", opt={"scope": "logs:delete"}, status_code=200)
 async def delete_logs(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
-) -> wire.Deleted:
+) -> answers.Deleted:
     """Forget what a finished task logged."""
     async with db.transaction(actor) as tx:
-        return wire.Deleted(deleted=await service.delete_logs(tx, task_id))
+        return answers.Deleted(deleted=await service.delete_logs(tx, task_id))
 
 
 @get("/queues", opt={"scope": "queues:read"})
-async def queues(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> wire.QueuesAnswer:
+async def queues(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> answers.QueuesAnswer:
     """Slots, and how many tasks of the team wait and run."""
     async with db.transaction(actor) as tx:
         rows = await service.queues(tx)
-    return wire.QueuesAnswer(
-        items=[wire.QueueAnswer(**{name: row[name] for name in wire.QueueAnswer.__struct_fields__}) for row in rows]
-    )
+    return answers.QueuesAnswer(items=[answers.queue(row) for row in rows])
+
+
+@patch("/queues/{name:str}", opt={"scope": "queues:write"})
+async def patch_queue(name: str, data: wire.PatchQueue, actor: Actor, db: Database) -> answers.QueueAnswer:
+    """Change a queue's slots, pause or resume it; running tasks finish."""
+    if name not in set(Queue):
+        raise NotFound("there is no such queue: critical, normal, batch")
+    async with db.transaction(actor) as tx:
+        await service.set_queue(tx, actor, name, slots=data.slots, paused=data.paused)
+        rows = await service.queues(tx)
+    return next(answers.queue(row) for row in rows if row["name"] == name)
 
 
 def _labels(texts: list[str]) -> dict[str, str] | None:
@@ -188,4 +262,22 @@ def _aware(at: datetime | None, name: str) -> datetime | None:
     return at
 
 
-ROUTES = [submit, list_tasks, types, get_task, get_status, get_result, cancel, get_logs, delete_logs, queues]
+ROUTES = [
+    submit,
+    submit_bulk,
+    list_tasks,
+    types,
+    preview,
+    get_task,
+    get_status,
+    get_result,
+    cancel,
+    retry,
+    stop_recurring,
+    recurring_instances,
+    explain_task,
+    get_logs,
+    delete_logs,
+    queues,
+    patch_queue,
+]

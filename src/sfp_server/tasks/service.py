@@ -2,21 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from sfp_server.actor import Actor
+from sfp_server.audit import service as audit
 from sfp_server.credentials.service import require_secrets
 from sfp_server.db.database import Row, Tx
 from sfp_server.db.queries import load
-from sfp_server.errors import AlreadyFinal, FieldError, Forbidden, Malformed, NotFinished, NotFound, Unprocessable
+from sfp_server.errors import (
+    AlreadyFinal,
+    Conflict,
+    FieldError,
+    Forbidden,
+    Malformed,
+    NotFinished,
+    NotFound,
+    QuotaExceeded,
+    Unprocessable,
+)
 from sfp_server.settings import Settings
 from sfp_server.tasks.kind import Kind, Kinds
 from sfp_server.tasks.model import Status
-from sfp_server.tasks.wire import LimitsBody, SecretCredential, SubmitTask
+from sfp_server.tasks.recurrence import rhythm_of
+from sfp_server.tasks.wire import LimitsBody, RecurrenceConfig, SecretCredential, SubmitTask
 from sfp_server.web.wire import convert
 
 SQL = load("sfp_server.tasks", "tasks.sql")
@@ -31,8 +44,11 @@ class Submission:
     data: msgspec.Struct
 
 
-def check(body: SubmitTask, kinds: Kinds, settings: Settings) -> Submission:
+def check(body: SubmitTask, kinds: Kinds, settings: Settings, *, at: str = "") -> Submission:
     """Check what can be checked without the database.
+
+    Args:
+        at: where the body stands in the request, for the paths of errors, as in `tasks[3].`.
 
     Raises:
         Malformed: unknown type, or data that does not fit its schema (with paths below `data`).
@@ -43,17 +59,15 @@ def check(body: SubmitTask, kinds: Kinds, settings: Settings) -> Submission:
         known = ", ".join(sorted(kinds))
         raise Malformed(
             f"there is no task type {body.type!r}; known: {known}",
-            errors=(FieldError(path="type", message=f"must be one of: {known}"),),
+            errors=(FieldError(path=f"{at}type", message=f"must be one of: {known}"),),
         )
-    if body.schedule_type == "recurring":
-        raise Unprocessable("recurring tasks are not part of this release")
     if not settings.slots()[body.priority or kind.queue] and not any(settings.slots().values()):
         raise Unprocessable("this instance has no worker slots: set workerCounts")
     _check_limits(body.limits, settings)
     for number, credential in enumerate(body.credentials):
         if not isinstance(credential, SecretCredential):
             raise Unprocessable(f"credentials[{number}]: this release leases credentials of type secret only")
-    return Submission(body=body, kind=kind, data=convert(body.data, kind.data, at="data"))
+    return Submission(body=body, kind=kind, data=convert(body.data, kind.data, at=f"{at}data"))
 
 
 def _check_limits(limits: LimitsBody | None, settings: Settings) -> None:
@@ -81,6 +95,7 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
     for artifact_id in kind.inputs(submission.data):
         if await tx.one(SQL["get_artifact"], artifact_id) is None:
             raise Unprocessable(f"there is no artifact {artifact_id}")
+    first_run = _first_run(body)
     retry = body.retry_config
     row = await tx.one(
         SQL["submit"],
@@ -89,7 +104,7 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
         str(body.priority or kind.queue),
         body.schedule_type,
         body.labels,
-        body.scheduled_for,
+        first_run or body.scheduled_for,
         retry.max_attempts if retry else 1,
         msgspec.to_builtins(retry) if retry else None,
         body.timeout_seconds or kind.timeout_seconds or settings.default_timeout_seconds,
@@ -106,7 +121,92 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
         None,
     )
     assert row is not None  # INSERT … RETURNING
+    if body.recurrence_config is not None:
+        await tx.execute(SQL["add_schedule"], row["id"], msgspec.to_builtins(body.recurrence_config), first_run)
     return row
+
+
+def _first_run(body: SubmitTask) -> datetime | None:
+    """When a recurring task runs first; None for other tasks. Raises Unprocessable when it never would."""
+    config = body.recurrence_config
+    if config is None:
+        return None
+    now = datetime.now(UTC)
+    first = next(rhythm_of(msgspec.to_builtins(config), now).after(_just_before(config, now)), None)
+    if first is None:
+        raise Unprocessable("recurrenceConfig: no run lies before endAt")
+    return first
+
+
+def _just_before(config: RecurrenceConfig, now: datetime) -> datetime:
+    """An interval begins with a run; a cron expression says itself when."""
+    begins_with_a_run = config.interval_seconds is not None or (config.start_at is not None and config.start_at > now)
+    start = max(config.start_at, now) if config.start_at else now
+    return start - timedelta(microseconds=1) if begins_with_a_run and start >= now else now
+
+
+async def require_room(tx: Tx, settings: Settings, *, more: int = 1) -> None:
+    """Raises QuotaExceeded when the team would have more tasks waiting than it may."""
+    limit = settings.team_pending_max
+    if limit and await tx.value(SQL["waiting"], limit + 1) + more > limit:
+        raise QuotaExceeded(f"the team may have {limit} tasks waiting; wait until some have run", retry_after=30)
+
+
+async def submit_all(
+    tx: Tx, actor: Actor, submissions: Sequence[Submission], settings: Settings, *, request_id: str
+) -> list[Row]:
+    """Store many tasks, all or none. Raises as `submit` does."""
+    await require_room(tx, settings, more=len(submissions))
+    await tx.all(SQL["lock_channels"])
+    return [await submit(tx, actor, submission, settings, request_id=request_id) for submission in submissions]
+
+
+async def retry(tx: Tx, actor: Actor, task_id: UUID, *, request_id: str) -> Row:
+    """A new task with the input of a finished one, linked to it.
+
+    Raises NotFound, NotFinished, Forbidden, UnknownSecret.
+    """
+    old = await result(tx, task_id)
+    if old["created_by"] != actor.label and "tasks:cancel-any" not in actor.scopes:
+        raise Forbidden("only an owner or an application may retry somebody else's task")
+    await require_secrets(tx, [item["name"] for item in old["credentials"] if item["type"] == "secret"])
+    row = await tx.one(SQL["copy"], task_id, actor.label, actor.name, request_id)
+    assert row is not None  # `result` found it
+    return row
+
+
+def preview(config: RecurrenceConfig, count: int) -> list[datetime]:
+    """The next runs that a rhythm would have."""
+    now = datetime.now(UTC)
+    rhythm = rhythm_of(msgspec.to_builtins(config), now)
+    return list(islice(rhythm.after(_just_before(config, now)), min(count, config.max_runs or count)))
+
+
+async def schedule(tx: Tx, task_id: UUID) -> Row | None:
+    """The rhythm of a recurring task; None for others."""
+    return await tx.one(SQL["schedule"], task_id)
+
+
+async def stop_recurring(tx: Tx, actor: Actor, task_id: UUID) -> None:
+    """End a series; runs under way go on. Raises NotFound, Forbidden, AlreadyFinal, Conflict (not recurring)."""
+    if await tx.one(SQL["lock"], task_id) is not None and await schedule(tx, task_id) is None:
+        raise Conflict("the task is not recurring: cancel it with DELETE")
+    await cancel(tx, actor, task_id)
+
+
+async def instances(tx: Tx, task_id: UUID, *, after: UUID | None, limit: int) -> Sequence[Row]:
+    """Runs of a series, newest first. Raises NotFound, Conflict."""
+    await get(tx, task_id)
+    if await schedule(tx, task_id) is None:
+        raise Conflict("the task is not recurring")
+    return await tx.all(SQL["instances"], task_id, after, limit)
+
+
+async def set_queue(tx: Tx, actor: Actor, name: str, *, slots: int | None, paused: bool | None) -> None:
+    """Change a queue while it runs; what runs in it finishes. Audited: it concerns every team."""
+    await tx.execute(SQL["set_queue"], name, slots, paused)
+    await audit.record(tx, actor.label, "queue.changed", f"queue:{name}", {"slots": slots, "paused": paused})
+    await tx.execute(SQL["wake_dispatchers"], name)
 
 
 async def get(tx: Tx, task_id: UUID) -> Row:
@@ -150,8 +250,13 @@ async def listed(tx: Tx, wanted: Filter, *, after: UUID | None, limit: int) -> S
 
 
 async def result(tx: Tx, task_id: UUID) -> Row:
-    """A finished task. Raises NotFound, NotFinished."""
+    """A finished task; of a recurring one its latest run. Raises NotFound, NotFinished."""
     row = await get(tx, task_id)
+    series = await schedule(tx, task_id) if row["schedule_type"] == "recurring" else None
+    if series is not None:
+        if series["latest_run"] is None:
+            raise NotFinished("the series has not run yet")
+        row = await get(tx, series["latest_run"])
     if not Status(row["status"]).is_final:
         raise NotFinished(f"the task is {row['status']}; ask again when it has finished, or follow task:{task_id}")
     return row
@@ -176,6 +281,7 @@ async def cancel(tx: Tx, actor: Actor, task_id: UUID) -> Status:
         await tx.execute(SQL["wake_canceller"], task_id)
         return Status.ACTIVE
     error = {"code": "cancelled", "message": "cancelled before it started", "retryable": False}
+    await tx.execute(SQL["stop_schedule"], task_id)
     await tx.one(SQL["cancel_pending"], task_id, actor.label, error)
     return Status.CANCELLED
 

@@ -4,7 +4,8 @@ WITH made AS (
   INSERT INTO tasks (team_id, type, data, priority, schedule_type, labels, reason, due_at, max_attempts, retry_config,
                      timeout_seconds, queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network,
                      limits, credentials, created_by, created_by_name, request_id, retry_of)
-  VALUES (current_team(), $1, $2, $3, $4, $5, CASE WHEN $6::timestamptz > now() THEN 'scheduled' ELSE 'queued' END,
+  VALUES (current_team(), $1, $2, $3, $4, $5,
+          CASE WHEN $4 = 'recurring' OR $6::timestamptz > now() THEN 'scheduled' ELSE 'queued' END,
           coalesce($6::timestamptz, now()), $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
   RETURNING *
 ), told AS (
@@ -22,7 +23,8 @@ SELECT tasks.*,
  WHERE id = $1
 
 -- name: attempts
-SELECT attempt, status, queue, runtime, started_at, ended_at, exit_code, signal, error, usage
+SELECT attempt, status, queue, runtime, started_at, ended_at, exit_code, signal, error, usage,
+       first_seq, last_seq
   FROM attempts
  WHERE task_id = $1
  ORDER BY attempt
@@ -129,3 +131,70 @@ DELETE FROM artifacts
  WHERE id = $1
    AND task_id IS NULL
 RETURNING id
+
+-- name: lock_channels
+-- Before many tasks are told in one transaction: lock what they share, in the order of the names.
+INSERT INTO channels AS c (team_id, name, last_seq)
+SELECT current_team(), name, 0
+  FROM unnest(ARRAY['queue:batch', 'queue:critical', 'queue:normal', 'tasks']) AS name
+ ORDER BY name
+    ON CONFLICT (team_id, name) DO UPDATE SET last_seq = c.last_seq
+
+-- name: waiting
+-- How many tasks of the team wait, counted up to a limit.
+SELECT count(*)
+  FROM (SELECT FROM tasks WHERE status = 'pending' LIMIT $1) AS some
+
+-- name: copy
+-- A new task with the input of an old one. No row: unknown, or not yours.
+WITH made AS (
+  INSERT INTO tasks (team_id, type, data, priority, schedule_type, labels, max_attempts, retry_config, timeout_seconds,
+                     queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network, limits, credentials,
+                     created_by, created_by_name, request_id, retry_of)
+  SELECT team_id, type, data, priority, 'immediate', labels, max_attempts, retry_config, timeout_seconds,
+         queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network, limits, credentials, $2, $3, $4, id
+    FROM tasks
+   WHERE id = $1
+  RETURNING *
+), told AS (
+  SELECT tell_task(made, 'task.created'), pg_notify('sfp_tasks', made.priority) FROM made
+)
+SELECT made.*
+  FROM made, told
+
+-- name: add_schedule
+INSERT INTO schedules (task_id, team_id, config, next_at)
+VALUES ($1, current_team(), $2, $3)
+
+-- name: schedule
+-- A recurring task's rhythm. No row: it is not recurring, unknown, or not yours.
+SELECT config, next_at, runs, skipped, latest_run
+  FROM schedules
+ WHERE task_id = $1
+
+-- name: stop_schedule
+UPDATE schedules
+   SET next_at = NULL
+ WHERE task_id = $1
+
+-- name: instances
+-- Runs of a series, newest first; $2 is the last id of the previous page.
+SELECT tasks.*, false AS nobody_runs
+  FROM tasks
+ WHERE series_id = $1
+   AND ($2::uuid IS NULL OR id < $2)
+ ORDER BY id DESC
+ LIMIT $3
+
+-- name: set_queue
+UPDATE queues
+   SET slots = coalesce($2, slots), paused = coalesce($3, paused)
+ WHERE name = $1
+
+-- name: wake_dispatchers
+SELECT pg_notify('sfp_tasks', $1::text)
+
+-- name: place
+-- Where a waiting task stands, and how fast its queue has been: numbers only, of all teams.
+SELECT *
+  FROM place_in_line($1)

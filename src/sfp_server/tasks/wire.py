@@ -1,15 +1,13 @@
-"""Bodies of the task routes, in and out. A task row never leaves as it is: each answer names its fields."""
+"""Bodies that the task routes take. What they answer is in `answers.py`."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
-from sfp_server.db.database import Row
-from sfp_server.tasks.model import Queue, Status
+from sfp_server.tasks.model import Queue
+from sfp_server.tasks.recurrence import check_cron, check_timezone
 from sfp_server.web.wire import Wire
 
 _EnvName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=255)]
@@ -55,6 +53,29 @@ class RetryConfig(Wire):
     jitter: bool = True
 
 
+class RecurrenceConfig(Wire):
+    """When a recurring task runs: exactly one of `cron` and `intervalSeconds`."""
+
+    cron: Annotated[str, Meta(max_length=200, description="five fields, as in 0 2 * * 1-5")] | None = None
+    timezone: Annotated[str, Meta(max_length=60, description="IANA name; default UTC")] | None = None
+    interval_seconds: Annotated[float, Meta(ge=1, le=366 * 86400)] | None = None
+    start_at: Annotated[datetime, Meta(tz=True)] | None = None
+    end_at: Annotated[datetime, Meta(tz=True)] | None = None
+    max_runs: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    overlap: Literal["skip", "queue", "allow"] = "skip"
+    missed: Literal["skip", "once", "all"] = "once"
+
+    def __post_init__(self) -> None:
+        if (self.cron is None) == (self.interval_seconds is None):
+            raise ValueError("recurrenceConfig takes exactly one of cron and intervalSeconds")
+        if self.cron is not None:
+            check_cron(self.cron)
+        if self.timezone is not None:
+            check_timezone(self.timezone)
+        if self.start_at is not None and self.end_at is not None and self.end_at < self.start_at:
+            raise ValueError("recurrenceConfig.endAt is before startAt")
+
+
 class LimitsBody(Wire, omit_defaults=True):
     """Ceilings of one task; not above the instance's."""
 
@@ -72,7 +93,7 @@ class SubmitTask(Wire):
     priority: Queue | None = None
     schedule_type: Literal["immediate", "scheduled", "recurring"] = "immediate"
     scheduled_for: Annotated[datetime, Meta(tz=True)] | None = None
-    recurrence_config: dict[str, Any] | None = None
+    recurrence_config: RecurrenceConfig | None = None
     retry_config: RetryConfig | None = None
     timeout_seconds: _Seconds | None = None
     queue_timeout_seconds: _Seconds | None = None
@@ -95,250 +116,18 @@ class SubmitTask(Wire):
             raise ValueError("scheduleType scheduled needs scheduledFor")
         if self.schedule_type != "scheduled" and self.scheduled_for is not None:
             raise ValueError("scheduledFor goes with scheduleType scheduled")
+        if (self.schedule_type == "recurring") != (self.recurrence_config is not None):
+            raise ValueError("scheduleType recurring and recurrenceConfig go together")
 
 
-class Links(Wire):
-    status: str
-    result: str
-    logs: str
-    events: str
+class SubmitTasks(Wire):
+    """Body of `POST /tasks/bulk`: all or none."""
+
+    tasks: Annotated[list[SubmitTask], Meta(min_length=1, max_length=1000)]
 
 
-class ErrorAnswer(Wire):
-    code: str
-    message: str
-    retryable: bool = False
+class PatchQueue(Wire):
+    """Body of `PATCH /queues/{name}`; takes effect at once, running tasks finish."""
 
-
-class SubmittedTask(Wire):
-    """Answer of `POST /tasks`."""
-
-    operation_id: UUID
-    type: str
-    status: Status
-    reason: str | None
-    channel: str
-    created_at: datetime
-    links: Links
-
-
-class TaskStatus(Wire):
-    operation_id: UUID
-    type: str
-    status: Status
-    reason: str | None
-    reason_detail: str | None
-    progress: int
-    step: str
-    attempt: int
-    error: ErrorAnswer | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
-
-class TaskResult(TaskStatus):
-    result: dict[str, Any] | None
-
-
-class TaskRow(TaskStatus):
-    """A task in a list."""
-
-    priority: Queue
-    labels: dict[str, str]
-    created_by: str
-
-
-class AttemptAnswer(Wire):
-    attempt: int
-    status: str
-    queue: str
-    runtime: str
-    started_at: datetime
-    ended_at: datetime | None
-    exit_code: int | None
-    signal: int | None
-    error: ErrorAnswer | None
-    usage: dict[str, Any] | None
-
-
-class TaskDetail(TaskRow):
-    """Everything about a task; its data holds no secret: secrets are declared by name."""
-
-    data: dict[str, Any]
-    schedule_type: str
-    scheduled_for: datetime | None
-    timeout_seconds: float
-    queue_timeout_seconds: float | None
-    lock_duration: int
-    retry_config: RetryConfig | None
-    concurrency_key: str | None
-    runtime: str | None
-    network: str
-    limits: dict[str, int]
-    credentials: list[dict[str, Any]]
-    actor: str
-    cancel_requested_at: datetime | None
-    attempts: list[AttemptAnswer]
-    channel: str
-    links: Links
-
-
-class Cancelled(Wire):
-    message: str
-    status: Status
-
-
-class TypeAnswer(Wire):
-    type: str
-    description: str
-    schema: dict[str, Any]
-    credentials: list[str]
-    default_timeout_seconds: int
-    default_priority: Queue
-    default_network: str
-
-
-class TypesAnswer(Wire):
-    items: list[TypeAnswer]
-
-
-class LogEntry(Wire):
-    seq: int
-    at: datetime
-    stream: str
-    level: str
-    message: str
-    attempt: int
-
-
-class LogsAnswer(Wire):
-    entries: list[LogEntry]
-
-
-class Deleted(Wire):
-    deleted: int
-
-
-class QueueAnswer(Wire):
-    name: Queue
-    slots: int
-    paused: bool
-    pending: int
-    active: int
-
-
-class QueuesAnswer(Wire):
-    items: list[QueueAnswer]
-
-
-class ArtifactAnswer(Wire):
-    id: UUID
-    name: str
-    size: int
-    sha256: str
-    created_at: datetime
-
-
-class ArtifactsAnswer(Wire):
-    items: list[ArtifactAnswer]
-
-
-def _reason(row: Row) -> tuple[str | None, str | None]:
-    if row.get("nobody_runs"):
-        return "no_runtime", "no dispatcher is running"
-    return row["reason"], row["reason_detail"]
-
-
-def links(task_id: UUID) -> Links:
-    base = f"/sfp/api/tasks/{task_id}"
-    return Links(
-        status=f"{base}/status", result=f"{base}/result", logs=f"/sfp/api/logs/{task_id}", events=f"{base}/events"
-    )
-
-
-def submitted(row: Row) -> SubmittedTask:
-    return SubmittedTask(
-        operation_id=row["id"],
-        type=row["type"],
-        status=Status(row["status"]),
-        reason=row["reason"],
-        channel=f"task:{row['id']}",
-        created_at=row["created_at"],
-        links=links(row["id"]),
-    )
-
-
-def _status_fields(row: Row) -> dict[str, Any]:
-    reason, detail = _reason(row)
-    return {
-        "operation_id": row["id"],
-        "type": row["type"],
-        "status": Status(row["status"]),
-        "reason": reason,
-        "reason_detail": detail,
-        "progress": row["progress"],
-        "step": row["step"],
-        "attempt": row["attempt"],
-        "error": msgspec.convert(row["error"], ErrorAnswer) if row["error"] else None,
-        "created_at": row["created_at"],
-        "started_at": row["started_at"],
-        "finished_at": row["finished_at"],
-    }
-
-
-def status(row: Row) -> TaskStatus:
-    return TaskStatus(**_status_fields(row))
-
-
-def result(row: Row) -> TaskResult:
-    return TaskResult(**_status_fields(row), result=row["result"])
-
-
-def _row_fields(row: Row) -> dict[str, Any]:
-    return {
-        **_status_fields(row),
-        "priority": Queue(row["priority"]),
-        "labels": row["labels"],
-        "created_by": row["created_by_name"],
-    }
-
-
-def in_list(row: Row) -> TaskRow:
-    return TaskRow(**_row_fields(row))
-
-
-def detail(row: Row, attempts: Sequence[Row]) -> TaskDetail:
-    return TaskDetail(
-        **_row_fields(row),
-        data=row["data"],
-        schedule_type=row["schedule_type"],
-        scheduled_for=row["due_at"] if row["schedule_type"] == "scheduled" else None,
-        timeout_seconds=row["timeout_seconds"],
-        queue_timeout_seconds=row["queue_timeout_seconds"],
-        lock_duration=round(row["lease_seconds"] * 1000),
-        retry_config=msgspec.convert(row["retry_config"], RetryConfig) if row["retry_config"] else None,
-        concurrency_key=row["concurrency_key"],
-        runtime=row["runtime"],
-        network=row["network"],
-        limits=row["limits"],
-        credentials=row["credentials"],
-        actor=row["created_by"],
-        cancel_requested_at=row["cancel_requested_at"],
-        attempts=[_attempt(attempt) for attempt in attempts],
-        channel=f"task:{row['id']}",
-        links=links(row["id"]),
-    )
-
-
-def _attempt(row: Row) -> AttemptAnswer:
-    fields = {name: row[name] for name in AttemptAnswer.__struct_fields__ if name != "error"}
-    return AttemptAnswer(**fields, error=msgspec.convert(row["error"], ErrorAnswer) if row["error"] else None)
-
-
-def log_entry(row: Row) -> LogEntry:
-    return LogEntry(seq=row["seq"], at=row["at"], **row["data"])
-
-
-def artifact(row: Row) -> ArtifactAnswer:
-    return ArtifactAnswer(**{name: row[name] for name in ArtifactAnswer.__struct_fields__})
+    slots: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    paused: bool | None = None

@@ -304,7 +304,7 @@ CREATE TABLE attempts (
   handle           text,
   lease_expires_at timestamptz NOT NULL,
   preempt_asked_at timestamptz,
-  started_at       timestamptz NOT NULL DEFAULT now(),
+  started_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
   ended_at         timestamptz,
   exit_code        int,
   signal           int,
@@ -320,6 +320,7 @@ CREATE TABLE attempts (
 CREATE UNIQUE INDEX attempts_one_active ON attempts (task_id) WHERE status = 'active';
 CREATE INDEX attempts_leases ON attempts (lease_expires_at) WHERE status = 'active';
 CREATE INDEX attempts_active ON attempts (queue) WHERE status = 'active';
+CREATE INDEX attempts_ended ON attempts (queue, ended_at DESC) WHERE status IN ('completed', 'failed');
 
 -- Two active tasks never share a concurrency key, whichever queues they came through: the key is a row.
 CREATE TABLE held_keys (

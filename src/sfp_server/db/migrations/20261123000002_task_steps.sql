@@ -19,6 +19,14 @@ CREATE FUNCTION tell_task(task tasks, event_name text) RETURNS void LANGUAGE sql
                       task_facts(task))
 $$;
 
+-- A queue's slots (none while it is paused) and its running attempts. Capacity is counted, never kept: nothing can leak.
+CREATE FUNCTION queue_use(of_queue text, OUT slots int, OUT busy int) LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  SELECT CASE WHEN paused THEN 0 ELSE queues.slots END,
+         (SELECT count(*)::int FROM attempts WHERE queue = of_queue AND status = 'active')
+    FROM queues
+   WHERE name = of_queue
+$$;
+
 -- How the slots are shared, as of now; the caller holds the queues' rows. `shared` is what normal and batch have
 -- together; critical's own slots are never lent, so it always has a free lane or runs something critical.
 CREATE FUNCTION has_room(for_queue text) RETURNS boolean LANGUAGE sql VOLATILE SET search_path = sfp AS $$
@@ -32,14 +40,6 @@ CREATE FUNCTION has_room(for_queue text) RETURNS boolean LANGUAGE sql VOLATILE S
          queue_use('batch') AS batch,
          LATERAL (SELECT normal.slots + batch.slots AS shared,
                          normal.busy + batch.busy + greatest(0, critical.busy - critical.slots) AS taken) AS sums
-$$;
-
--- A queue's slots (none while it is paused) and its running attempts. Capacity is counted, never kept: nothing can leak.
-CREATE FUNCTION queue_use(of_queue text, OUT slots int, OUT busy int) LANGUAGE sql VOLATILE SET search_path = sfp AS $$
-  SELECT CASE WHEN paused THEN 0 ELSE queues.slots END,
-         (SELECT count(*)::int FROM attempts WHERE queue = of_queue AND status = 'active')
-    FROM queues
-   WHERE name = of_queue
 $$;
 
 -- The task whose turn it is: of the team that was served longest ago, its first that can run here. NULL: none.
@@ -136,7 +136,7 @@ BEGIN
   ON CONFLICT (queue, team_id) DO UPDATE SET served_at = excluded.served_at;
   UPDATE tasks
      SET status = 'active', reason = NULL, reason_detail = NULL, attempt = attempt + 1, progress = 0, step = '',
-         started_at = coalesce(started_at, now())
+         started_at = coalesce(started_at, clock_timestamp())
    WHERE id = claimed.id
   RETURNING * INTO claimed;
   INSERT INTO attempts (task_id, attempt, team_id, queue, dispatcher_id, runtime, lease_expires_at, first_seq)
@@ -164,7 +164,7 @@ BEGIN
     RETURNING * INTO ended;
   ELSIF retry_after IS NULL THEN
     UPDATE tasks
-       SET status = as_status, error = with_error, result = with_result, finished_at = now(),
+       SET status = as_status, error = with_error, result = with_result, finished_at = clock_timestamp(),
            progress = CASE WHEN as_status = 'completed' THEN 100 ELSE progress END
      WHERE id = of_task AND attempt = of_attempt AND status = 'active'
     RETURNING * INTO ended;
@@ -182,7 +182,7 @@ BEGIN
   END IF;
   PERFORM set_config('sfp.team_id', ended.team_id::text, true);
   UPDATE attempts
-     SET status = attempt_status, ended_at = now(), exit_code = with_exit, signal = with_signal, error = with_error,
+     SET status = attempt_status, ended_at = clock_timestamp(), exit_code = with_exit, signal = with_signal, error = with_error,
          usage = with_usage,
          last_seq = (SELECT last_seq FROM channels WHERE team_id = ended.team_id AND name = 'task:' || of_task)
    WHERE task_id = of_task AND attempt = of_attempt;

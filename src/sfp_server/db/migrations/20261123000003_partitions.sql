@@ -122,5 +122,47 @@ CREATE POLICY worker_tickets_maintained ON worker_tickets TO sfp_migrator USING 
 REVOKE ALL ON FUNCTION make_partitions(int), drop_old_events(timestamptz), drop_old_tasks(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION make_partitions(int), drop_old_events(timestamptz), drop_old_tasks(timestamptz) TO sfp_dispatcher;
 
+-- Where a waiting task stands among all teams, and how long tasks of its queue took lately. Numbers only: the caller
+-- learns nothing about whose tasks they are. No row: unknown, not waiting, or of another team than the caller's.
+CREATE FUNCTION place_in_line(of_task uuid, OUT queue_slots int, OUT queue_active int, OUT queue_pending int,
+                              OUT ahead int, OUT team_ahead int, OUT teams_waiting int, OUT sample int,
+                              OUT p50_seconds double precision, OUT p90_seconds double precision)
+RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp AS $$
+  WITH me AS (
+    SELECT * FROM tasks WHERE id = of_task AND status = 'pending' AND team_id = current_team()
+  ), line AS (  -- teams take turns: of each other team, no more tasks come first than of one's own
+    SELECT tasks.team_id, count(*) AS waiting,
+           count(*) FILTER (WHERE tasks.team_id = me.team_id AND (tasks.due_at, tasks.id) < (me.due_at, me.id)) AS mine
+      FROM tasks, me
+     WHERE tasks.priority = me.priority AND tasks.status = 'pending' AND tasks.schedule_type <> 'recurring'
+       AND tasks.due_at <= now()
+     GROUP BY tasks.team_id
+  ), own AS (
+    SELECT coalesce(sum(mine), 0) AS mine FROM line
+  ), history AS (
+    SELECT extract(epoch FROM ended_at - started_at) AS seconds
+      FROM attempts, me
+     WHERE attempts.queue = me.priority AND attempts.status IN ('completed', 'failed')
+       AND attempts.ended_at > now() - interval '7 days'
+     ORDER BY attempts.ended_at DESC
+     LIMIT 200
+  )
+  SELECT queues.slots,
+         (SELECT count(*)::int FROM attempts WHERE queue = queues.name AND status = 'active'),
+         (SELECT coalesce(sum(waiting), 0)::int FROM line),
+         (SELECT coalesce(sum(CASE WHEN line.team_id = me.team_id THEN line.mine ELSE least(line.waiting, own.mine + 1) END), 0)::int
+            FROM line),
+         own.mine::int,
+         (SELECT count(*)::int FROM line),
+         (SELECT count(*)::int FROM history),
+         (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) FROM history),
+         (SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY seconds) FROM history)
+    FROM me
+    JOIN queues ON queues.name = me.priority
+   CROSS JOIN own
+$$;
+REVOKE ALL ON FUNCTION place_in_line(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION place_in_line(uuid) TO sfp_api;
+
 RESET ROLE;
 RESET search_path;
