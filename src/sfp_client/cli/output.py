@@ -25,6 +25,7 @@ _UNSAFE = re.compile(
     r"(?!\x1b\[[0-9;]*m)\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])?"
     r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
 )
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -91,10 +92,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
     from rich.text import Text
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        drawn.add_column(name)
+    for number, name in enumerate(columns):
+        drawn.add_column(
+            name, no_wrap=True, min_width=max(len(one_line(row[0])) for row in rows) if number == 0 else None
+        )
     for row in rows:
-        drawn.add_row(*(Text(one_line(value), style=_STYLES.get(one_line(value), "")) for value in row))
+        drawn.add_row(*(Text(_short(one_line(value)), style=_STYLES.get(one_line(value), "")) for value in row))
     console(sys.stdout).print(drawn, soft_wrap=False)
 
 
@@ -109,6 +112,11 @@ _STYLES = {
     "expired": "dim",
     "revoked": "dim",
 }
+
+
+def _short(text: str) -> str:
+    """A time to the second; anything else as it is."""
+    return f"{text[:19].replace('T', ' ')}Z" if _TIME.fullmatch(text) else text
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> str:
