@@ -13,7 +13,7 @@ from sfp_server.runtimes.base import Attendant, Exit, Failure, Workload
 from sfp_server.runtimes.channel import Channel
 from sfp_server.runtimes.egress import Policies, Verdict
 from sfp_server.runtimes.launch import Process
-from sfp_worker.protocol import MAX_DIALS, Message, ProtocolError, exit_status
+from sfp_worker.protocol import LINE_COST, MAX_DIALS, Message, ProtocolError, exit_status
 
 _log: Any = structlog.get_logger(__name__)
 
@@ -89,7 +89,7 @@ class Conversation:
         match message["t"]:
             case "log":
                 lines = reports.log_lines(message)
-                self._charge(sum(len(line.message) for line in lines))
+                self._charge(sum(len(line.message) + LINE_COST for line in lines))
                 await self._attendant.log(lines)
             case "progress":
                 percent, text = reports.progress(message)

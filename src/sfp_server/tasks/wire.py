@@ -61,7 +61,7 @@ class LimitsBody(Wire, omit_defaults=True):
     memory_mb: Annotated[int, Meta(ge=32)] | None = None
     disk_mb: Annotated[int, Meta(ge=1)] | None = None
     processes: Annotated[int, Meta(ge=4)] | None = None
-    cpu_seconds: Annotated[int, Meta(ge=1)] | None = None
+    cpu_seconds: Annotated[int, Meta(ge=1, le=7 * 24 * 3600)] | None = None
 
 
 class SubmitTask(Wire):
@@ -95,6 +95,8 @@ class SubmitTask(Wire):
             raise ValueError("scheduleType scheduled needs scheduledFor")
         if self.schedule_type != "scheduled" and self.scheduled_for is not None:
             raise ValueError("scheduledFor goes with scheduleType scheduled")
+        if self.scheduled_for is not None and not 1 < self.scheduled_for.year < 9999:
+            raise ValueError("scheduledFor lies outside the calendar")
 
 
 class Links(Wire):
