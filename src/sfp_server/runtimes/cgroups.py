@@ -8,6 +8,7 @@ reason of a death need not be guessed. Where there is none, rlimits stand in, an
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from sfp_server.runtimes.launch import start_time
 SUPERVISOR_MB, SUPERVISOR_PROCESSES = 24, 8
 
 _MOUNT = Path("/sys/fs/cgroup")
-#: groups are named `sfp-<dispatcher's pid>-<its start time>-<number>`
+#: groups are named `sfp-<dispatcher's pid>-<its start time>-<random>`
 _PREFIX = "sfp"
 _ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 1; shift; done; shift; exec "$@"'
 #: how often, and with which pause in seconds, the removal of a group is tried
@@ -51,9 +52,9 @@ class Cgroups:
             return f"cgroup {self.version}"
         return "; ".join(self.notes) or "no cgroup"
 
-    def make(self, number: int) -> "Group | None":
+    def make(self) -> "Group | None":
         """A new group; None where there are no cgroups."""
-        name = f"{_PREFIX}-{os.getpid()}-{start_time(os.getpid())}-{number}"
+        name = f"{_PREFIX}-{os.getpid()}-{start_time(os.getpid())}-{secrets.token_hex(4)}"
         folders = tuple(parent / name for parent in self.parents())
         try:
             for folder in folders:
