@@ -4,9 +4,9 @@ import asyncio
 import time
 
 import pytest
-from web_api import API, PASSWORD
 
 from sfp_server.identity.jwt import Signer
+from web_api import API, PASSWORD
 
 
 async def test_signing_in_gives_a_pair_that_works(api):

@@ -4,13 +4,14 @@ import asyncio
 import json
 import time
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from web_api import API
 
 from sfp_server.errors import SfpError
 from sfp_server.web.wire import Wire, decode
+from web_api import API
 
 LOGIN = f"{API}/auth/admin/login"
 
@@ -141,6 +142,15 @@ async def test_every_answer_carries_security_headers(api):
             assert "default-src 'none'" in headers["content-security-policy"]
 
 
+def refusal(body):
+    """The status that this body meets, None: it is accepted."""
+    try:
+        decode(body, Anything)
+    except SfpError as error:
+        return error.status
+    return None
+
+
 class Anything(Wire):
     value: dict[str, object] | list[object] | str | float | None = None
 
@@ -148,23 +158,15 @@ class Anything(Wire):
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_are_more_than_malformed(body):
-    try:
-        decode(body, Anything)
-    except SfpError as error:
-        assert error.status == 400
+    assert refusal(body) in {None, 400}
 
 
 @given(st.recursive(st.none() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=30))
 @settings(max_examples=200, deadline=None)
 def test_whatever_is_accepted_can_be_stored(value):
-    import msgspec
-
-    try:
-        decoded = decode(json.dumps({"value": [value]}).encode(), Anything)
-    except SfpError as error:
-        assert error.status == 400
-    else:
-        assert b"\\u0000" not in msgspec.json.encode(decoded)
+    body = json.dumps({"value": [value]}).encode()
+    if refusal(body) is None:
+        assert b"\\u0000" not in msgspec.json.encode(decode(body, Anything))
 
 
 @pytest.mark.parametrize(
@@ -180,10 +182,7 @@ def test_whatever_is_accepted_can_be_stored(value):
 )
 def test_the_depth_of_a_mebibyte_is_found_quickly(body):
     started = time.process_time()
-    try:
-        decode(body, Anything)
-    except SfpError as error:
-        assert error.status == 400
+    assert refusal(body) in {None, 400}
     assert time.process_time() - started < 1.5
 
 

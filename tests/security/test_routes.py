@@ -4,11 +4,11 @@ import uuid
 
 import pytest
 from litestar.routes import HTTPRoute, WebSocketRoute
-from web_api import API
 
 from sfp_server.actor import Actor, Role
 from sfp_server.identity.model import SCOPES, Scope
 from sfp_server.web.guard import PUBLIC
+from web_api import API
 
 MEANT_TO_BE_PUBLIC = {
     ("GET", "/health"),
