@@ -12,6 +12,7 @@ import secrets
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from sfp_server.runtimes.launch import start_time
 
@@ -32,6 +33,23 @@ class Counters:
 
     out_of_memory: bool = False
     peak_memory_bytes: int | None = None
+
+
+class Ceilings(Protocol):
+    """What bounds one worker, and counts for it: a cgroup of ours, or a container."""
+
+    @property
+    def name(self) -> str:
+        """Finds it again when its dispatcher is gone."""
+        ...
+
+    def limit(self, *, memory_mb: int, processes: int) -> None: ...
+
+    def counters(self) -> Counters: ...
+
+    async def remove(self) -> None:
+        """End what is left in it, and free it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from sfp_server.runtimes import egress, reports
 from sfp_server.runtimes.base import Attendant, Exit, Failure, Workload
 from sfp_server.runtimes.channel import Channel
 from sfp_server.runtimes.egress import Policies, Verdict
-from sfp_server.runtimes.launch import Process
+from sfp_server.runtimes.launch import Outermost
 from sfp_worker.protocol import LINE_COST, MAX_DIALS, Message, ProtocolError, exit_status
 
 _log: Any = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ _REPORT_SLACK = 64 * 1024 * 1024
 
 class Conversation:
     def __init__(
-        self, channel: Channel, process: Process, workload: Workload, attendant: Attendant, policies: Policies
+        self, channel: Channel, process: Outermost, workload: Workload, attendant: Attendant, policies: Policies
     ) -> None:
         self._channel = channel
         self._process = process
