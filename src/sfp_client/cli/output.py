@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class Failure(Exception):
         self.detail = detail or {}
 
 
+class Told(Exception):
+    """Something went wrong (its cause) after the one JSON value had begun: only stderr is told."""
+
+
 def fail(message: str, *, code: int = FAILED) -> NoReturn:
     """End the command with one sentence on stderr and an exit status."""
     raise Failure(message, code=code)
@@ -52,6 +56,27 @@ def show(value: Any, *, as_json: bool, text: str | Callable[[], str | None] | No
     said = text() if callable(text) else text
     if said is not None:
         print(printable(said, sys.stdout))
+
+
+def show_array(items: Iterable[Any]) -> None:
+    """Print one JSON array, each item as soon as it is there, and whole also when `items` fails. Raises Told."""
+    rest = iter(items)
+    first = next(rest, _NOTHING)  # a failure before the first item is told as any other
+    print("[", end="")
+    try:
+        if first is not _NOTHING:
+            print("\n" + json.dumps(first, ensure_ascii=False), end="", flush=True)
+        for item in rest:
+            print(",\n" + json.dumps(item, ensure_ascii=False), end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        raise Told from error
+    finally:
+        print("\n]")
+
+
+_NOTHING = object()
 
 
 def note(text: str) -> None:
