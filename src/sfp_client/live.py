@@ -24,7 +24,9 @@ PATIENCE = 60.0
 #: seconds: pauses between tries grow from the first to the second
 PAUSES = (0.1, 5.0)
 #: seconds that the server may hold back the answer to a page
-HOLD = 20
+HOLD = 20.0
+#: seconds to wait ourselves when the answer was not held back
+NOT_HELD = 0.2
 #: events in one page
 PAGE = 200
 #: close codes
@@ -58,20 +60,27 @@ class Follower:
     """Follows one channel. Iterate over it; it ends only by an error or when the caller stops."""
 
     def __init__(
-        self, transport: Transport, channel: str, *, after: int | None = None, deadline: float | None = None
+        self,
+        transport: Transport,
+        channel: str,
+        *,
+        after: int | None = None,
+        deadline: float | None = None,
+        by_pages: bool = False,
     ) -> None:
         """Make a follower; nothing is sent before it is iterated over.
 
         Args:
             after: number of the last event already known; None: from now on.
             deadline: on the monotonic clock; TimedOut is raised then.
+            by_pages: do not open a WebSocket; cheaper when there are only a few events to come.
         """
         self._transport = transport
         self._channel = channel
         self._last = after
         self._deadline = deadline
         self._contact = time.monotonic()
-        self._pages = False
+        self._pages = by_pages
         self._failures = 0
         self._renewed = False
         self._gaps = 0
@@ -223,9 +232,13 @@ class Follower:
         if self._last is None:
             self._last = self._newest()
         while True:
-            page = self._page(self._last, wait=min(HOLD, int(self._remaining(HOLD)) + 1))
+            hold = min(HOLD, self._remaining(HOLD))
+            asked = time.monotonic()
+            page = self._page(self._last, wait=hold)
             self._touch()
             yield from (event_of(item) for item in page["items"])
+            if not page["items"] and time.monotonic() - asked < hold / 2:
+                time.sleep(min(NOT_HELD, self._remaining(NOT_HELD)))
 
     def _newest(self) -> int:
         """The number of the newest event: pages know no "from now on", so read to the end without telling."""
@@ -234,7 +247,7 @@ class Follower:
             newest = int(items[-1]["seq"])
         return newest
 
-    def _page(self, after: int, *, wait: int | None) -> dict[str, Any]:
+    def _page(self, after: int, *, wait: float | None) -> dict[str, Any]:
         params = {"channel": self._channel, "after": after, "limit": PAGE, "wait": wait}
         try:
             return self._transport.json("GET", "/events", params=params)

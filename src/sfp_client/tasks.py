@@ -2,7 +2,7 @@
 
 import builtins
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -156,17 +156,15 @@ class Tasks:
         except ApiError as error:
             if error.code != "not_finished":
                 raise
+        deadline = None if timeout is None else time.monotonic() + timeout
+        channel = f"task:{operation_id}"
         try:
-            exhaust(self.follow(operation_id, timeout=timeout))
+            for event in Follower(self._transport, channel, after=0, deadline=deadline, by_pages=True):
+                if event.event in FINAL_EVENTS:
+                    break
         except TimedOut as error:
             raise TimedOut(f"task {operation_id} has not ended after {timeout:g} seconds; it goes on") from error
         return self.result(operation_id)
-
-
-def exhaust(items: Iterable[object]) -> None:
-    """Read to the end."""
-    for _ in items:
-        pass
 
 
 def _path(operation_id: str) -> str:

@@ -13,8 +13,7 @@ import uvicorn
 import uvloop
 
 from sfp_server.app import create_app
-from sfp_server.errors import SfpError
-from sfp_server.settings import Settings
+from sfp_server.settings import Settings, SettingsError
 from sfp_server.web.protocol import BoundedProtocol
 
 #: seconds
@@ -26,14 +25,8 @@ _WS_MESSAGE = 64 * 1024
 _log = structlog.get_logger("api")
 
 
-class PortTaken(SfpError):
-    code = "port_taken"
-    status = 500
-    title = "Port taken"
-
-
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises SettingsError, PortTaken."""
+    """Serve until SIGTERM or SIGINT. Raises SettingsError."""
     _allow_many_connections()
     config = uvicorn.Config(
         create_app(settings),
@@ -68,7 +61,7 @@ def _listen(port: int) -> socket.socket:
         listener.bind(("127.0.0.1", port))
     except OSError as error:
         listener.close()
-        raise PortTaken(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}") from error
+        raise SettingsError(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}") from error
     return listener
 
 

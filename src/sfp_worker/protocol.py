@@ -39,6 +39,8 @@ CHUNK_BYTES = 256 * 1024
 NEVER_RAN = 125
 #: bytes of a line before it is cut in pieces
 MAX_LINE = 16 * 1024
+#: bytes that a line costs of the output limit beside its own: it becomes an event, a row, and traffic
+LINE_COST = 64
 #: characters of a progress text
 MAX_PROGRESS_TEXT = 200
 #: bytes of the file named by SFP_RESULT

@@ -7,7 +7,7 @@ import os
 import select
 import time
 
-from sfp_worker import spawn
+from sfp_worker import protocol, spawn
 from sfp_worker.control import HIGH_WATER, Control
 from sfp_worker.failure import Failed
 from sfp_worker.logs import Batch, Lines
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 READ_BYTES = 64 * 1024
 #: seconds between two rounds of killing what hides (only where no PID namespace does it)
 KILL_ROUND_SECONDS = 0.02
-#: what a line costs of the output limit beside its bytes: it becomes an event, a row, and traffic
-LINE_COST = 64
 #: lines remembered of a helper's output
 TAIL_LINES = 20
 
@@ -181,7 +179,7 @@ class Watch:
             self._close(descriptor)
             return False
         self.output_bytes += len(data)
-        self._room -= len(data) + LINE_COST * data.count(b"\n")
+        self._room -= len(data) + protocol.LINE_COST * data.count(b"\n")
         if self._room < 0:
             self._stop_flood()
             data = data[: max(0, len(data) + self._room)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from _socket import AF_UNIX, SOCK_STREAM, socket
 from binascii import a2b_base64
 
 from sfp_worker import kernel, protocol, result
@@ -240,5 +241,15 @@ class Supervisor:
 
 
 def entry() -> NoReturn:
-    """What a runtime starts, with `sandbox` or `process` as the only argument."""
-    main(namespaced=sys.argv[1] == "sandbox")
+    """What a runtime starts, with `sandbox`, `process`, or `container` and where its control socket is."""
+    kind = sys.argv[1]
+    if kind == "container":
+        _connect(sys.argv[2])
+    main(namespaced=kind != "process")
+
+
+def _connect(path: str) -> None:
+    """Nothing is handed down into a container: the control socket is waiting at `path`, for the first to come."""
+    control = socket(AF_UNIX, SOCK_STREAM)
+    control.connect(path)
+    os.dup2(control.detach(), CONTROL)

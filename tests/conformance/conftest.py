@@ -1,9 +1,11 @@
 """One runtime of each kind, with a private scratch directory and no warm workers unless a test asks."""
 
-from pathlib import Path
+import inspect
 import tempfile
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.process import ProcessRuntime
@@ -12,11 +14,27 @@ from sfp_server.runtimes.sandbox import SandboxRuntime
 RUNTIMES = {"sandbox": SandboxRuntime, "process": ProcessRuntime}
 
 
-@pytest.fixture
+def pytest_collection_modifyitems(items):
+    """All on one event loop, so that runtimes can be kept open from test to test."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and inspect.iscoroutinefunction(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest.fixture(scope="session")
 def folder():
     """Short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="sfp") as path:
         yield Path(path)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def opened(folder):
+    """Runtimes by what they were made with: to open one takes longer than most tests."""
+    runtimes = {}
+    yield runtimes
+    for runtime in runtimes.values():
+        await runtime.close()
 
 
 @pytest.fixture(params=list(RUNTIMES))
@@ -25,22 +43,23 @@ def kind(request):
 
 
 @pytest.fixture
-async def make(kind, folder):
-    """Makes open runtimes of one kind, and closes them."""
-    opened = []
+def make(kind, folder, opened):
+    """Gives open runtimes of one kind."""
 
-    async def make_runtime(allow=(), warm=0):
+    async def make_runtime(allow=(), warm=0, *, fresh=False):
         policy = EgressPolicy(allow=frozenset(allow))
-        runtime = RUNTIMES[kind](folder / "broker", policy, warm, scratch=folder / "scratch")
-        await runtime.open()
-        opened.append(runtime)
-        return runtime
+        key = (kind, policy, warm)
+        if fresh or key not in opened:
+            runtime = RUNTIMES[kind](folder / "broker", policy, warm, scratch=folder / "scratch")
+            await runtime.open()
+            if fresh:
+                return runtime
+            opened[key] = runtime
+        return opened[key]
 
-    yield make_runtime
-    for runtime in opened:
-        await runtime.close()
+    return make_runtime
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def runtime(make):
     return await make()

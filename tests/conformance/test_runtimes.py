@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from workers import Attendant, broker, python, run, secret, workload
 
 from sfp_server.runtimes.base import Exit, Limits, RuntimeUnavailable
 from sfp_server.runtimes.sandbox import SandboxRuntime
-from workers import Attendant, broker, python, run, secret, workload
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 125, 255])
@@ -146,15 +146,14 @@ async def test_what_a_program_leaves_behind_is_dead_when_it_has_ended(runtime):
 
 
 async def test_nothing_is_left_on_disk_or_in_the_process_table(make, folder):
-    runtime = await make()
+    runtime = await make(fresh=True)
     before = {process.pid for process in psutil.process_iter()}
     await run(runtime, python("open('x', 'w').write('y'); import os; os.makedirs('/'.join('d' * 50))"))
     await runtime.close()
     group = psutil.Process().children(recursive=True)
     assert [child.pid for child in group if child.pid not in before and child.is_running()] == []
     assert [path for path in (folder / "scratch").rglob("*") if path.name == "x"] == []
-    for place in ("/run/sfp-server", "/var/tmp/sfp-server"):
-        assert list(Path(place).glob(f"*-{os.getpid()}-*")) == []
+    assert not runtime._folders.mine()
 
 
 async def test_two_tasks_share_nothing(make):
@@ -170,6 +169,7 @@ async def test_two_tasks_share_nothing(make):
 
 async def test_a_warm_worker_that_died_is_skipped(make):
     runtime = await make(warm=1)
+    runtime._pool.fill()
     await runtime._pool.filled()
     runtime._pool._waiting[0].kill()
     await runtime._pool._waiting[0].process.wait()

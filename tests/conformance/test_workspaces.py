@@ -8,14 +8,14 @@ import threading
 import zipfile
 
 import pytest
+from workers import Attendant, git_server, python, run, workload
 
 from sfp_server.runtimes.base import Archive, Files, Git, Limits, Network, RuntimeUnavailable
-from workers import Attendant, git_server, python, run, workload
 
 
 async def test_files_are_there_when_the_program_starts(runtime):
     files = Files(files={"a.txt": "ä\n", "sub/b.txt": "b"})
-    ended, seen = await run(runtime, workload("sh", "-c", "cat a.txt; cat b.txt sub/b.txt; pwd", workspace=files))
+    _, seen = await run(runtime, workload("sh", "-c", "cat a.txt; cat b.txt sub/b.txt; pwd", workspace=files))
     assert seen.text("stdout").splitlines()[:2] == ["ä", "b" + seen.text("stdout").splitlines()[1][1:]]
 
 
@@ -63,7 +63,7 @@ async def test_a_tar_is_unpacked_whatever_its_name(runtime, tmp_path, mode):
         ("hard", tarfile.LNKTYPE, "dir/run"),
         mode=mode,
     )
-    ended, seen = await run(runtime, workload("sh", "-c", "./link; ./hard; stat -c %a dir/run", workspace=archive))
+    _, seen = await run(runtime, workload("sh", "-c", "./link; ./hard; stat -c %a dir/run", workspace=archive))
     assert seen.text().splitlines() == ["ran", "ran", "755"]
 
 
@@ -122,7 +122,7 @@ async def test_a_broken_archive_is_refused(runtime, tmp_path):
 
 async def test_matching_files_are_kept(runtime):
     code = "mkdir -p out/deep; echo 1 > out/a.txt; echo 2 > out/deep/b.txt; echo 3 > c.log; head -c 1000000 /dev/zero > big.bin"
-    ended, seen = await run(runtime, workload("sh", "-c", code, artifacts=["out/**/*.txt", "*.bin"]))
+    _, seen = await run(runtime, workload("sh", "-c", code, artifacts=["out/**/*.txt", "*.bin"]))
     assert seen.files == {"out/a.txt": b"1\n", "out/deep/b.txt": b"2\n", "big.bin": bytes(1000000)}
     assert sorted(seen.finished) == sorted(seen.files)
 
@@ -163,7 +163,7 @@ async def test_a_repository_is_cloned(make, repository, ref):
 
 
 async def test_a_name_is_cloned_from_without_looking_it_up_inside(make, repository):
-    port, commit, _ = repository
+    port, _, _ = repository
     runtime = await make(allow=[f"localhost:{port}"])
     ended, seen = await run(runtime, workload("cat", "file", workspace=Git(url=f"http://localhost:{port}/repo.git")))
     assert (ended.code, seen.text("stdout")) == (0, "second")
@@ -189,7 +189,7 @@ async def test_a_repository_that_may_not_be_or_is_not_there_fails(make, reposito
 
 
 async def test_loopback_is_not_cloned_from_unless_allowed(runtime, repository):
-    ended, seen = await run(runtime, workload("true", workspace=Git(url=f"http://127.0.0.1:{repository[0]}/repo.git")))
+    ended, _ = await run(runtime, workload("true", workspace=Git(url=f"http://127.0.0.1:{repository[0]}/repo.git")))
     assert ended.failure.code == "workspace"
 
 
@@ -263,7 +263,7 @@ asyncio.run(main())
 
 async def test_many_connects_at_once_work_without_blocking(make, listener):
     runtime = await make(allow=["127.0.0.0/8"])
-    ended, seen = await run(runtime, workload("python3", "-c", ASYNC_TALK, str(listener), network=Network.EGRESS))
+    _, seen = await run(runtime, workload("python3", "-c", ASYNC_TALK, str(listener), network=Network.EGRESS))
     assert seen.text() == "{b'hello from outside'}"
 
 

@@ -94,6 +94,19 @@ class World:
         finally:
             await connection.close()
 
+    async def until_reason(self, task_id: UUID, reason: str) -> asyncpg.Record:
+        """Wait until a pending task says `reason` (the dispatcher looks every second)."""
+        return await self._until_row("SELECT * FROM sfp.tasks WHERE id = $1", task_id, lambda row: row["reason"] == reason)
+
+    async def until_count(self, statement: str, task_id: UUID, *, at_least: int) -> None:
+        await self._until_row(statement, task_id, lambda row: row[0] >= at_least)
+
+    async def _until_row(self, statement: str, task_id: UUID, wanted: Any) -> asyncpg.Record:
+        async with asyncio.timeout(30):
+            while not wanted(row := await self.admin.fetchrow(statement, task_id)):
+                await asyncio.sleep(0.05)  # reasons are kept without an event
+        return row
+
     async def run(self, *argv: str, **fields: Any) -> asyncpg.Record:
         return await self.until(await self.submit(*argv, **fields))
 

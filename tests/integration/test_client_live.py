@@ -96,8 +96,8 @@ def test_from_now_on_begins_where_the_server_says(client, double):
 
 
 def test_waiting_has_a_limit_and_says_so(client, double):
-    double.sockets = [sends(1)]
     double.routes[f"GET /tasks/{TASK}/result"] = problem(409, "not_finished")
+    double.routes["GET /events"] = page_of([(1, "task.started")])
     began = time.monotonic()
     with pytest.raises(TimedOut, match=r"has not ended after 0\.3 seconds; it goes on"):
         client.tasks.wait(TASK, timeout=0.3)
@@ -186,7 +186,7 @@ def test_without_websocket_pages_are_read_to_the_end(client, double):
     double.routes["GET /events"] = page_of(log)
     assert seqs(client) == list(range(1, 501))
     assert double.connections == 1
-    assert all("wait=20" in request.query for request in double.requests)
+    assert all("wait=20.0" in request.query for request in double.requests)
 
 
 def test_a_page_that_cannot_be_had_for_now_is_asked_for_again(client, double):

@@ -4,9 +4,9 @@ import asyncio
 import time
 
 import pytest
-from web_api import API, PASSWORD
 
 from sfp_server.identity.jwt import Signer
+from web_api import API, PASSWORD
 
 
 async def test_signing_in_gives_a_pair_that_works(api):
@@ -99,7 +99,9 @@ async def test_sign_ins_are_audited_with_their_address(api):
     await api.owner()
     await api.login("ann@acme.example", "wrong")
     await api.login("the password in the wrong field", "x")
-    rows = await api.admin.fetch("SELECT action, subject, detail FROM audit_log WHERE action LIKE 'session.%' ORDER BY id")
+    rows = await api.admin.fetch(
+        "SELECT action, subject, detail FROM audit_log WHERE action LIKE 'session.%' ORDER BY id"
+    )
     assert [row["action"] for row in rows] == ["session.opened", "session.refused", "session.refused"]
     assert all("192.0.2.1" in row["detail"] for row in rows)
     assert "wrong field" not in str(rows)

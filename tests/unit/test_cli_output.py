@@ -64,6 +64,25 @@ def test_an_empty_table_says_so_on_a_terminal_only(monkeypatch, capsys):
     assert capsys.readouterr().err == "there is nothing\n"
 
 
+def failing_after(*items):
+    yield from items
+    raise NotFound("said", status=404)
+
+
+def test_an_array_is_one_json_value_whatever_happens_to_its_source(capsys):
+    output.show_array([])
+    assert json.loads(capsys.readouterr().out) == []
+    output.show_array([{"n": 1}, {"n": 2}])
+    assert json.loads(capsys.readouterr().out) == [{"n": 1}, {"n": 2}]
+    with pytest.raises(NotFound):  # nothing was printed: the error may be the value
+        output.show_array(failing_after())
+    assert capsys.readouterr().out == ""
+    with pytest.raises(output.Told) as told:
+        output.show_array(failing_after(1))
+    assert json.loads(capsys.readouterr().out) == [1]
+    assert isinstance(told.value.__cause__, NotFound)
+
+
 def api(kind=ApiError, status=409, **extra):
     return kind("said", status=status, **extra)
 

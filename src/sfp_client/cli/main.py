@@ -132,15 +132,22 @@ def run(arguments: list[str], program: str) -> int:
         return _reader_left()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except output.Told as told:
+        return _explained(told.__cause__, as_json=False)
     except Exception as error:  # (the end of all errors)
-        from sfp_client.cli.problems import explained
-
-        return _told(*explained(error), as_json="--json" in own)
+        return _explained(error, as_json="--json" in own)
     return code if isinstance(code, int) else 0
 
 
 def _complete_var() -> str:
     return "_SFP_SERVER_COMPLETE"
+
+
+def _explained(error: BaseException | None, *, as_json: bool) -> int:
+    from sfp_client.cli.problems import explained
+
+    assert isinstance(error, Exception)
+    return _told(*explained(error), as_json=as_json)
 
 
 def _told(message: str, code: int, detail: dict[str, Any], *, as_json: bool) -> int:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _UNSAFE = re.compile(
     r"(?!\x1b\[[0-9;]*m)\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])?"
     r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
 )
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -36,6 +37,10 @@ class Failure(Exception):
         self.code = code
         #: goes into the JSON value of `--json`
         self.detail = detail or {}
+
+
+class Told(Exception):
+    """Something went wrong (its cause) after the one JSON value had begun: only stderr is told."""
 
 
 def fail(message: str, *, code: int = FAILED) -> NoReturn:
@@ -51,6 +56,27 @@ def show(value: Any, *, as_json: bool, text: str | Callable[[], str | None] | No
     said = text() if callable(text) else text
     if said is not None:
         print(printable(said, sys.stdout))
+
+
+def show_array(items: Iterable[Any]) -> None:
+    """Print one JSON array, each item as soon as it is there, and whole also when `items` fails. Raises Told."""
+    rest = iter(items)
+    first = next(rest, _NOTHING)  # a failure before the first item is told as any other
+    print("[", end="")
+    try:
+        if first is not _NOTHING:
+            print("\n" + json.dumps(first, ensure_ascii=False), end="", flush=True)
+        for item in rest:
+            print(",\n" + json.dumps(item, ensure_ascii=False), end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        raise Told from error
+    finally:
+        print("\n]")
+
+
+_NOTHING = object()
 
 
 def note(text: str) -> None:
@@ -91,10 +117,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
     from rich.text import Text
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        drawn.add_column(name)
+    for number, name in enumerate(columns):
+        drawn.add_column(
+            name, no_wrap=True, min_width=max(len(one_line(row[0])) for row in rows) if number == 0 else None
+        )
     for row in rows:
-        drawn.add_row(*(Text(one_line(value), style=_STYLES.get(one_line(value), "")) for value in row))
+        drawn.add_row(*(Text(_short(one_line(value)), style=_STYLES.get(one_line(value), "")) for value in row))
     console(sys.stdout).print(drawn, soft_wrap=False)
 
 
@@ -109,6 +137,11 @@ _STYLES = {
     "expired": "dim",
     "revoked": "dim",
 }
+
+
+def _short(text: str) -> str:
+    """A time to the second; anything else as it is."""
+    return f"{text[:19].replace('T', ' ')}Z" if _TIME.fullmatch(text) else text
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> str:

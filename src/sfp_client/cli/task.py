@@ -110,7 +110,7 @@ def logs(
 
     with session.client() as client:
         if session.as_json:
-            _print_array(_entries(client, operation_id, follow=follow, after=after))
+            output.show_array(_entries(client, operation_id, follow=follow, after=after))
         elif follow:
             with View(as_json=False) as view:
                 for event in client.tasks.follow(operation_id, after=after):
@@ -127,18 +127,6 @@ def _entries(client: "Client", operation_id: str, *, follow: bool, after: int) -
     for event in client.tasks.follow(operation_id, after=after):
         if event.event == "task.log":
             yield {"seq": event.seq, "at": event.at, **event.data}
-
-
-def _print_array(items: Any) -> None:  # an iterator of JSON values
-    """One JSON array, each item as soon as it is there; whole also when it is interrupted."""
-    print("[", end="")
-    between = "\n"
-    try:
-        for item in items:
-            print(between + json.dumps(item, ensure_ascii=False), end="", flush=True)
-            between = ",\n"
-    finally:
-        print("\n]")
 
 
 @command(app, "events", examples=["sfp-server task events 0198f2d0-… --json"])

@@ -160,7 +160,7 @@ def run(
         ended = watch(client, submitted["operationId"], as_json=session.as_json)
     if session.as_json:
         session.show(ended)
-    elif ended["status"] != "completed":
+    if ended["status"] != "completed":
         output.note(explain(ended))
     for kept in _kept(ended):
         output.note(f"kept {output.one_line(kept.get('name'))} ({kept.get('size')} bytes)")

@@ -94,12 +94,18 @@ class Signer:
             raise ValueError("impossible times")
         if now >= ends - self._buffer:
             raise TokenExpired("the token has expired: refresh it or sign in again")
-        return Claims(user_id=UUID(claims["sub"]), session_id=UUID(claims["session_id"]), dead_at=ends - self._buffer)
+        return Claims(user_id=_id(claims["sub"]), session_id=_id(claims["session_id"]), dead_at=ends - self._buffer)
 
     def public_keys(self) -> dict[str, Any]:
         """The JWKS document."""
         public = cast("dict[str, Any]", self._key.as_dict(private=False))
         return {"keys": [public | {"kid": self._kid, "use": "sig", "alg": ALGORITHM}]}
+
+
+def _id(value: object) -> UUID:
+    if not isinstance(value, str):
+        raise TypeError("an id must be text")
+    return UUID(value)
 
 
 def _whole(value: object) -> int:

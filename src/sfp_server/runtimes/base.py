@@ -68,6 +68,8 @@ class Workload:
     #: names the worker in process lists, cgroups and logs: `<operationId>/<attempt>`
     operation_id: str
     attempt: int
+    #: task type; a container runtime has an image for it
+    kind: str = ""
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     stdin: str | None = None

@@ -8,9 +8,11 @@ reason of a death need not be guessed. Where there is none, rlimits stand in, an
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from sfp_server.runtimes.launch import start_time
 
@@ -18,7 +20,7 @@ from sfp_server.runtimes.launch import start_time
 SUPERVISOR_MB, SUPERVISOR_PROCESSES = 24, 8
 
 _MOUNT = Path("/sys/fs/cgroup")
-#: groups are named `sfp-<dispatcher's pid>-<its start time>-<number>`
+#: groups are named `sfp-<dispatcher's pid>-<its start time>-<random>`
 _PREFIX = "sfp"
 _ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 1; shift; done; shift; exec "$@"'
 #: how often, and with which pause in seconds, the removal of a group is tried
@@ -31,6 +33,23 @@ class Counters:
 
     out_of_memory: bool = False
     peak_memory_bytes: int | None = None
+
+
+class Ceilings(Protocol):
+    """What bounds one worker, and counts for it: a cgroup of ours, or a container."""
+
+    @property
+    def name(self) -> str:
+        """Finds it again when its dispatcher is gone."""
+        ...
+
+    def limit(self, *, memory_mb: int, processes: int) -> None: ...
+
+    def counters(self) -> Counters: ...
+
+    async def remove(self) -> None:
+        """End what is left in it, and free it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +70,9 @@ class Cgroups:
             return f"cgroup {self.version}"
         return "; ".join(self.notes) or "no cgroup"
 
-    def make(self, number: int) -> "Group | None":
+    def make(self) -> "Group | None":
         """A new group; None where there are no cgroups."""
-        name = f"{_PREFIX}-{os.getpid()}-{start_time(os.getpid())}-{number}"
+        name = f"{_PREFIX}-{os.getpid()}-{start_time(os.getpid())}-{secrets.token_hex(4)}"
         folders = tuple(parent / name for parent in self.parents())
         try:
             for folder in folders:

@@ -12,8 +12,8 @@ from sfp_server.runtimes import egress, reports
 from sfp_server.runtimes.base import Attendant, Exit, Failure, Workload
 from sfp_server.runtimes.channel import Channel
 from sfp_server.runtimes.egress import Policies, Verdict
-from sfp_server.runtimes.launch import Process
-from sfp_worker.protocol import MAX_DIALS, Message, ProtocolError, exit_status
+from sfp_server.runtimes.launch import Outermost
+from sfp_worker.protocol import LINE_COST, MAX_DIALS, Message, ProtocolError, exit_status
 
 _log: Any = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ _REPORT_SLACK = 64 * 1024 * 1024
 
 class Conversation:
     def __init__(
-        self, channel: Channel, process: Process, workload: Workload, attendant: Attendant, policies: Policies
+        self, channel: Channel, process: Outermost, workload: Workload, attendant: Attendant, policies: Policies
     ) -> None:
         self._channel = channel
         self._process = process
@@ -89,7 +89,7 @@ class Conversation:
         match message["t"]:
             case "log":
                 lines = reports.log_lines(message)
-                self._charge(sum(len(line.message) for line in lines))
+                self._charge(sum(len(line.message) + LINE_COST for line in lines))
                 await self._attendant.log(lines)
             case "progress":
                 percent, text = reports.progress(message)

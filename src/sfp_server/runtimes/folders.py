@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -9,22 +10,26 @@ from pathlib import Path
 
 from sfp_server.runtimes.launch import start_time
 
-#: `<what>-<dispatcher's pid>-<its start time>-<number>`
+#: `<what>-<dispatcher's pid>-<its start time>-<random>`
 _PARTS = 4
 
 
 class Folders:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._count = 0
+        self._made: list[Path] = []
 
     def make(self, what: str) -> Path:
         """A new, private directory."""
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._count += 1
-        folder = self._scratch / f"{what}-{os.getpid()}-{start_time(os.getpid())}-{self._count}"
+        folder = self._scratch / f"{what}-{os.getpid()}-{start_time(os.getpid())}-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
+        self._made = [*self.mine(), folder]
         return folder
+
+    def mine(self) -> list[Path]:
+        """The directories that were made and are still there."""
+        return [folder for folder in self._made if folder.exists()]
 
     def remove_leftovers(self) -> None:
         """Remove what dispatchers that are gone have left."""

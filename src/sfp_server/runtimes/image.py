@@ -67,8 +67,8 @@ async def compose(folder: Path, *, extra_ca_file: Path | None) -> Image:
         RuntimeUnavailable: no interpreter of this machine can run a worker.
     """
     folder.chmod(0o755)
-    python = await interpreter()
-    await asyncio.to_thread(_make_etc, folder / "etc", extra_ca_file)
+    etc = asyncio.to_thread(_make_etc, folder / "etc", extra_ca_file)
+    python, _ = await asyncio.gather(interpreter(), etc)
     await copy_code(folder / "code", python)
     prefix = None if python.is_relative_to("/usr") else _prefix(python)
     links = tuple((name, str(Path(f"/{name}").readlink())) for name in bwrap.MERGED if Path(f"/{name}").is_symlink())

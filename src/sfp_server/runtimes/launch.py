@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 #: where descriptors are parked while they are put in order for the new process
 _PARKED = 512
@@ -46,6 +47,25 @@ def memory_file(data: bytes, name: str) -> int:
         file.write(data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
+
+
+class Outermost(Protocol):
+    """A worker's outermost process, however it is held: ended through it, and its status learned from it."""
+
+    pid: int
+    #: clock ticks since boot; with `pid` it names one process of this machine (0, 0: not one of this machine)
+    started: int
+
+    @property
+    def status(self) -> int | None:
+        """Exit code, minus the signal's number when one ended it; None while it runs."""
+        ...
+
+    async def wait(self) -> int: ...
+
+    def call_when_ended(self, callback: Callable[[], None]) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 class Process:

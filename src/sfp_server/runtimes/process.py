@@ -8,8 +8,8 @@ in sight) `isolation` says.
 """
 
 import asyncio
-import itertools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -27,8 +27,8 @@ from sfp_server.runtimes.worker import Worker
 
 #: seconds within which a worker must be up, and within which its leftovers must be dead
 READY_SECONDS, SWEEP_SECONDS = 20.0, 5.0
-#: users that exist nowhere else: one per worker, in turn
-FIRST_USER, USERS = 0x70000000, 0x10000
+#: users that exist nowhere else: one per worker, drawn at random
+FIRST_USER, USERS = 0x70000000, 0x0FFFFFFF
 
 ENTRY = "import sys; sys.path.insert(0, sys.argv[2]); from sfp_worker.supervisor import entry; entry()"
 
@@ -53,7 +53,6 @@ class ProcessRuntime(SupervisedRuntime):
         self._defaults = defaults or Limits()
         self._folders = Folders(scratch)
         self._setpriv = shutil.which("setpriv") if os.geteuid() == 0 else None
-        self._numbers = itertools.count(1)
         self._code: Path | None = None
         self._python = Path()
         self._filters: dict[Network, bytes] = {}
@@ -100,9 +99,8 @@ class ProcessRuntime(SupervisedRuntime):
         if self._code is None:
             raise RuntimeUnavailable("the runtime is not open")
         limits = self._defaults if workload is None else workload.limits
-        number = next(self._numbers)
-        user = None if self._setpriv is None else FIRST_USER + number % USERS
-        group = await asyncio.to_thread(self._group, number, limits)
+        user = None if self._setpriv is None else FIRST_USER + secrets.randbelow(USERS)
+        group = await asyncio.to_thread(self._group, limits)
         folder = await asyncio.to_thread(self._home, user)
         ours, theirs = socket.socketpair()
         try:
@@ -128,8 +126,8 @@ class ProcessRuntime(SupervisedRuntime):
             os.chown(folder, user, user)
         return folder
 
-    def _group(self, number: int, limits: Limits) -> cgroups.Group | None:
-        group = self._cgroups.make(number)
+    def _group(self, limits: Limits) -> cgroups.Group | None:
+        group = self._cgroups.make()
         if group is not None:
             group.limit(memory_mb=limits.memory_mb, processes=limits.processes)
         return group

@@ -8,7 +8,6 @@ too. `isolation` says what is in force here; docs/threat-model.md says what it i
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import shutil
@@ -57,7 +56,6 @@ class SandboxRuntime(SupervisedRuntime):
         self._extra_ca_file = extra_ca_file
         self._bwrap = shutil.which(bwrap_path or "bwrap")
         self._setpriv = shutil.which("setpriv") if os.geteuid() == 0 else None
-        self._numbers = itertools.count(1)
         self._image: image.Image | None = None
         self._filter = b""
 
@@ -191,7 +189,7 @@ class SandboxRuntime(SupervisedRuntime):
             worker.mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def _group(self, limits: Limits) -> cgroups.Group | None:
-        group = self._cgroups.make(next(self._numbers))
+        group = self._cgroups.make()
         if group is not None:
             group.limit(memory_mb=limits.memory_mb, processes=limits.processes)
         return group

@@ -9,7 +9,7 @@ import errno
 import os
 from typing import Any
 
-_DENIED = (  # noqa: SIM905 (as people read such lists)
+DENIED = (  # noqa: SIM905 (as people read such lists)
     # mounts and namespaces
     "mount umount umount2 pivot_root move_mount open_tree fsopen fsconfig fsmount fspick mount_setattr "
     "unshare setns chroot "
@@ -47,7 +47,7 @@ def program(*, internet: str = "all") -> bytes:
         raise OSError(f"libseccomp cannot be used: {error}") from error
     rules: Any = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     refuse = pyseccomp.ERRNO(errno.EPERM)
-    for name in _DENIED:
+    for name in DENIED:
         _add(rules, refuse, name)
     _add(rules, pyseccomp.ERRNO(errno.ENOSYS), "clone3")  # its flags are in memory: libc falls back to clone
     low, argument = pyseccomp.MASKED_EQ, pyseccomp.Arg

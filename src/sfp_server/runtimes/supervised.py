@@ -98,7 +98,7 @@ class SupervisedRuntime(ABC):
         if handle in self._exits:
             return self._exits[handle]
         stranger = Stranger.parse(handle)
-        while stranger.is_alive():  # noqa: ASYNC110 (no event tells of processes that are not our children)
+        while await self._outlives(stranger):  # noqa: ASYNC110 (no event tells of processes that are not our children)
             await asyncio.sleep(STRANGER_SECONDS)
         return lost("the worker is gone, and its dispatcher with it")
 
@@ -119,7 +119,15 @@ class SupervisedRuntime(ABC):
             stranger = Stranger.parse(handle)
             stranger.kill()
             if stranger.group is not None:
-                await self._cgroups.kill(stranger.group)
+                await self._end_group(stranger.group)
+
+    async def _outlives(self, stranger: Stranger) -> bool:
+        """Whether a worker that somebody else started still runs."""
+        return stranger.is_alive()
+
+    async def _end_group(self, name: str) -> None:
+        """End and free everything of a worker that somebody else started."""
+        await self._cgroups.kill(name)
 
     async def close(self) -> None:
         """As `Runtime.close`."""

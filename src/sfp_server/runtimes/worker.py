@@ -9,19 +9,19 @@ from dataclasses import dataclass, field, replace
 
 from sfp_server.runtimes import job
 from sfp_server.runtimes.base import Attendant, Exit, Failure, Handle, Workload
-from sfp_server.runtimes.cgroups import Group
+from sfp_server.runtimes.cgroups import Ceilings
 from sfp_server.runtimes.channel import Channel
 from sfp_server.runtimes.conversation import Conversation, lost
-from sfp_server.runtimes.launch import Process, kill_exactly, start_time
+from sfp_server.runtimes.launch import Outermost, kill_exactly, start_time
 
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
     """Pristine until it is given its job; used once."""
 
-    process: Process
+    process: Outermost
     channel: Channel
-    group: Group | None
+    group: Ceilings | None
     terms: job.Terms
     #: (pid, start time) of the supervisor, when it is not the outermost process
     inner: tuple[int, int] | None = None
@@ -112,7 +112,7 @@ class Worker:
             await asyncio.to_thread(self.leftovers)
 
 
-def _with_counters(ended: Exit, group: Group, workload: Workload) -> Exit:
+def _with_counters(ended: Exit, group: Ceilings, workload: Workload) -> Exit:
     """The kernel's counts over the worker's own."""
     counted = group.counters()
     usage = ended.usage

@@ -49,6 +49,8 @@ class Workspace(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("workspace takes exactly one of files, artifact, git")
         for path in self.files or {}:
             require_inside(path, "workspace.files")
+            if path.endswith("/") or not PurePosixPath(path).parts:
+                raise ValueError(f"workspace.files: {path[:80]!r} names no file")
 
 
 class CommandData(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, rename="camel", omit_defaults=True):

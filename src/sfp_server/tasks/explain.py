@@ -8,8 +8,6 @@ from sfp_server.tasks.model import Status
 from sfp_server.tasks.service import SQL
 
 
-
-
 async def explain(tx: Tx, task: Row) -> ExplainAnswer:
     """Explain `task`, a row of `get`. Raises Unavailable."""
     place = await tx.one(SQL["place"], task["id"]) if task["status"] == Status.PENDING else None

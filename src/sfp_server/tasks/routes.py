@@ -1,6 +1,6 @@
 """`/tasks`, `/logs`, `/queues`: parse → one use case → render."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -256,10 +256,16 @@ def _labels(texts: list[str]) -> dict[str, str] | None:
 
 
 def _aware(at: datetime | None, name: str) -> datetime | None:
-    if at is not None and at.tzinfo is None:
-        message = "needs a time zone, as in 2026-01-01T00:00:00Z"
-        raise Malformed(f"{name}: {message}", errors=(FieldError(path=name, message=message),))
-    return at
+    """The time as the database takes it: with a zone, and within its calendar in UTC. Raises Malformed."""
+    if at is None:
+        return None
+    message = "needs a time zone, as in 2026-01-01T00:00:00Z"
+    if at.tzinfo is not None:
+        try:
+            return at.astimezone(UTC)
+        except OverflowError:
+            message = "lies outside the calendar"
+    raise Malformed(f"{name}: {message}", errors=(FieldError(path=name, message=message),))
 
 
 ROUTES = [

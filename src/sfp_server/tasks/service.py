@@ -72,15 +72,16 @@ def check(body: SubmitTask, kinds: Kinds, settings: Settings, *, at: str = "") -
 
 def _check_limits(limits: LimitsBody | None, settings: Settings) -> None:
     ceilings = {
-        "memory_mb": settings.worker_memory_mb,
-        "disk_mb": settings.worker_disk_mb,
+        "memoryMb": settings.worker_memory_mb,
+        "diskMb": settings.worker_disk_mb,
         "processes": settings.worker_processes,
-        "cpu_seconds": settings.worker_cpu_seconds,
+        "cpuSeconds": settings.worker_cpu_seconds,
     }
+    named = msgspec.to_builtins(limits or LimitsBody())
     for name, ceiling in ceilings.items():
-        wanted = getattr(limits, name) if limits else None
+        wanted = named.get(name)
         if wanted is not None and ceiling is not None and wanted > ceiling:
-            raise Unprocessable(f"limits: {wanted} is above this instance's {ceiling} ({name})")
+            raise Unprocessable(f"limits.{name}: {wanted} is above this instance's {ceiling}")
 
 
 async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Settings, *, request_id: str) -> Row:

@@ -82,7 +82,7 @@ class LimitsBody(Wire, omit_defaults=True):
     memory_mb: Annotated[int, Meta(ge=32)] | None = None
     disk_mb: Annotated[int, Meta(ge=1)] | None = None
     processes: Annotated[int, Meta(ge=4)] | None = None
-    cpu_seconds: Annotated[int, Meta(ge=1)] | None = None
+    cpu_seconds: Annotated[int, Meta(ge=1, le=7 * 24 * 3600)] | None = None
 
 
 class SubmitTask(Wire):
@@ -118,6 +118,8 @@ class SubmitTask(Wire):
             raise ValueError("scheduledFor goes with scheduleType scheduled")
         if (self.schedule_type == "recurring") != (self.recurrence_config is not None):
             raise ValueError("scheduleType recurring and recurrenceConfig go together")
+        if self.scheduled_for is not None and not 1 < self.scheduled_for.year < 9999:
+            raise ValueError("scheduledFor lies outside the calendar")
 
 
 class SubmitTasks(Wire):

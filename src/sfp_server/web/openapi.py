@@ -18,8 +18,10 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 
+from sfp_server.errors import Forbidden
 from sfp_server.web.guard import PUBLIC
 from sfp_server.web.problems import MEDIA_TYPE, Problem
+from sfp_server.web.wire import ApiRequest
 
 _METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -49,13 +51,24 @@ class ApiDocument:
     def _build(self) -> dict[str, Any]:
         root = Router("/", route_handlers=list(self._routes), dependencies=dict(self._dependencies))
         config = OpenAPIConfig(title="sfp server", version=self._version, use_handler_docstrings=True)
-        app = Litestar(route_handlers=[root], openapi_config=config, logging_config=None)
+        app = Litestar(
+            route_handlers=[root],
+            openapi_config=config,
+            request_class=ApiRequest,
+            guards=[_closed],
+            logging_config=None,
+        )
         document = app.openapi_schema.to_schema()
         _add_errors(document)
         for route in app.routes:
             if isinstance(route, HTTPRoute):
                 _add_scopes(document, route)
         return document
+
+
+def _closed(_connection: object, _handler: object) -> None:
+    """Nothing is served by the application that only describes."""
+    raise Forbidden("not served")
 
 
 def _add_errors(document: dict[str, Any]) -> None:

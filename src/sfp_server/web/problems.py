@@ -149,7 +149,10 @@ def _invalid(error: ValidationException) -> Malformed:
     """Parameters and missing bodies that Litestar refused; `extra` holds one dictionary per place."""
     extra = cast("list[dict[str, Any]]", error.extra or [])  # so says Litestar's signature model
     places = tuple(
-        FieldError(path=str(item.get("key", "")), message=str(item.get("message", "")).split(" - at ", maxsplit=1)[0])
+        FieldError(
+            path=_wire_name(str(item.get("key", ""))),
+            message=str(item.get("message", "")).split(" - at ", maxsplit=1)[0],
+        )
         for item in extra
     )
     places = tuple(
@@ -157,6 +160,12 @@ def _invalid(error: ValidationException) -> Malformed:
     )
     detail = "; ".join(f"{place.path}: {place.message}" if place.path else place.message for place in places)
     return Malformed(detail or "the request is malformed", errors=places)
+
+
+def _wire_name(name: str) -> str:
+    """A parameter's name as the contract has it: Litestar tells the one in the code."""
+    first, *others = name.split("_")
+    return first + "".join(other.capitalize() for other in others)
 
 
 def _of_database(request: Request[Any, Any, Any], error: Violation) -> Response[bytes]:
