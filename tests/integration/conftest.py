@@ -96,7 +96,9 @@ class World:
 
     async def until_reason(self, task_id: UUID, reason: str) -> asyncpg.Record:
         """Wait until a pending task says `reason` (the dispatcher looks every second)."""
-        return await self._until_row("SELECT * FROM sfp.tasks WHERE id = $1", task_id, lambda row: row["reason"] == reason)
+        return await self._until_row(
+            "SELECT * FROM sfp.tasks WHERE id = $1", task_id, lambda row: row["reason"] == reason
+        )
 
     async def until_count(self, statement: str, task_id: UUID, *, at_least: int) -> None:
         await self._until_row(statement, task_id, lambda row: row[0] >= at_least)

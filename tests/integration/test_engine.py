@@ -113,14 +113,18 @@ async def test_too_many_waiting_tasks_are_refused(world, tmp_path):
 
 
 async def test_bulk_is_all_or_nothing(world):
-    bodies = [{"type": "command", "data": {"argv": ["true"]}, "priority": name} for name in ("batch", "normal", "critical")]
+    bodies = [
+        {"type": "command", "data": {"argv": ["true"]}, "priority": name} for name in ("batch", "normal", "critical")
+    ]
     checked = [service.check(convert(body, wire.SubmitTask), KINDS, world.settings) for body in bodies]
     async with world.api.transaction(world.owner) as tx:
         rows = await service.submit_all(tx, world.owner, checked, world.settings, request_id="x")
     for row in rows:
         assert (await world.until(row["id"]))["status"] == "completed"
     with pytest.raises(Malformed) as refused:
-        service.check(convert({"type": "command", "data": {"argv": []}}, wire.SubmitTask), KINDS, world.settings, at="tasks[1].")
+        service.check(
+            convert({"type": "command", "data": {"argv": []}}, wire.SubmitTask), KINDS, world.settings, at="tasks[1]."
+        )
     assert refused.value.errors[0].path == "tasks[1].data.argv"
 
 

@@ -143,7 +143,7 @@ SELECT current_team(), name, 0
 -- name: waiting
 -- How many tasks of the team wait, counted up to a limit.
 SELECT count(*)
-  FROM (SELECT FROM tasks WHERE status = 'pending' LIMIT $1) AS some
+  FROM (SELECT FROM tasks WHERE status = 'pending' LIMIT $1) AS counted
 
 -- name: copy
 -- A new task with the input of an old one. No row: unknown, or not yours.

@@ -411,7 +411,6 @@ CREATE TABLE worker_tickets (
   attempt    int NOT NULL,
   expires_at timestamptz NOT NULL,
   drawn_at   timestamptz,
-  FOREIGN KEY (task_id, attempt) REFERENCES attempts ON DELETE CASCADE,
   FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE,
   CONSTRAINT worker_tickets_one_per_attempt UNIQUE (task_id, attempt)
 );

@@ -33,7 +33,11 @@ CREATE FUNCTION has_room(for_queue text) RETURNS boolean LANGUAGE sql VOLATILE S
   SELECT CASE for_queue
            WHEN 'critical' THEN critical.slots > 0 AND (critical.busy < critical.slots OR taken < shared)
            WHEN 'normal' THEN normal.busy < normal.slots AND taken < shared
-           WHEN 'batch' THEN batch.slots > 0 AND taken < shared  -- idle capacity of normal too
+           WHEN 'batch' THEN batch.slots > 0 AND taken < shared
+             AND (batch.busy < batch.slots OR NOT EXISTS (  -- beyond its own: only what nobody else waits for
+                   SELECT FROM tasks
+                    WHERE priority IN ('critical', 'normal') AND status = 'pending' AND reason = 'queued'
+                      AND schedule_type <> 'recurring' AND due_at <= now()))
          END
     FROM queue_use('critical') AS critical,
          queue_use('normal') AS normal,

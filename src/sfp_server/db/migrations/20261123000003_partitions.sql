@@ -105,6 +105,7 @@ BEGIN
     END IF;
     RETURN QUERY DELETE FROM artifacts WHERE task_id >= low AND task_id < high RETURNING artifacts.id;
     DELETE FROM leases WHERE task_id >= low AND task_id < high;
+    DELETE FROM worker_tickets WHERE task_id >= low AND task_id < high;
     DELETE FROM channels USING tasks
      WHERE tasks.id >= low AND tasks.id < high AND channels.team_id = tasks.team_id AND channels.name = 'task:' || tasks.id;
     DELETE FROM attempts WHERE task_id >= low AND task_id < high;
@@ -140,7 +141,7 @@ RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp 
   ), own AS (
     SELECT coalesce(sum(mine), 0) AS mine FROM line
   ), history AS (
-    SELECT extract(epoch FROM ended_at - started_at) AS seconds
+    SELECT extract(epoch FROM attempts.ended_at - attempts.started_at) AS seconds
       FROM attempts, me
      WHERE attempts.queue = me.priority AND attempts.status IN ('completed', 'failed')
        AND attempts.ended_at > now() - interval '7 days'
