@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sfp_server.events import service
 from sfp_server.settings import Settings
 
 TIMES, BURST, BATCH = 300, 20_000, 100
+FOLLOWERS, FOLLOWED = 200, 200
 #: seconds between two single events: the machine is idle in between
 PAUSE = 0.02
 CHANNEL = "collection:benchmark"
@@ -101,6 +102,9 @@ async def measure(settings: Settings, token: str, actor: Actor) -> None:
         await one_by_one(write, arrived)
         await floor(database, actor)
         await burst(database, actor, socket)
+        async with AsyncExitStack() as stack:
+            opening = [connect(address, additional_headers=headers, proxy=None) for _ in range(FOLLOWERS)]
+            await fan_out(database, actor, [await stack.enter_async_context(one) for one in opening])
 
 
 async def floor(database: Database, actor: Actor) -> None:
@@ -138,6 +142,26 @@ async def burst(database: Database, actor: Actor, socket: ClientConnection) -> N
     print(f"burst of {BURST} events of 80 characters in batches of {BATCH}:")
     print(f"  written in {written - started:5.2f} s, with the client {ended - written:5.2f} s later")
     print(f"  {BURST / (ended - started):,.0f} events per second to one client")
+
+
+async def fan_out(database: Database, actor: Actor, sockets: list[ClientConnection]) -> None:
+    for socket in sockets:
+        await socket.send(json.dumps({"type": "subscribe", "channel": "team", "after": None}))
+        await socket.recv()
+
+    async def read(socket: ClientConnection) -> None:
+        for _ in range(FOLLOWED):
+            await socket.recv()
+
+    started = time.perf_counter()
+    reading = asyncio.gather(*map(read, sockets))
+    for number in range(FOLLOWED):
+        async with database.transaction(actor) as tx:
+            await service.record(tx, actor.team_id, ["team"], "team.changed", {"number": number})
+    await reading
+    seconds = time.perf_counter() - started
+    print(f"{FOLLOWERS} clients of one channel, {FOLLOWED} events each (the clients are in this one process too):")
+    print(f"  {FOLLOWERS * FOLLOWED / seconds:,.0f} deliveries per second")
 
 
 def main() -> None:

@@ -57,6 +57,8 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
 
 
 def _service(name: str, settings: Settings) -> None:
+    # structlog loads rich, 5 MB, when it can be had; a service never prints for a person.
+    sys.modules["rich"] = None  # pyright: ignore[reportArgumentType] (None means: not to be had)
     from sfp_server.web import logs
 
     logs.configure("api" if name == "serve" else name, settings.log_level)
@@ -67,7 +69,10 @@ def _service(name: str, settings: Settings) -> None:
         return
     # Imported by name, and only this one: no process pays for another's libraries.
     process = importlib.import_module(f"sfp_server.processes.{name}")
-    asyncio.run(process.run(settings))
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(process.run(settings))
 
 
 def _migrate(settings: Settings) -> int:

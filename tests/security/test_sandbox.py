@@ -285,3 +285,13 @@ async def test_whoever_is_killed_the_worker_is_lost_and_gone(runtime, victim):
 async def test_ordinary_programs_work(runtime, argv):
     ended, seen = await run(runtime, workload(*argv, limits=Limits(memory_mb=2048, disk_mb=64, processes=128)))
     assert ended.code == 0, seen.text()
+
+
+async def test_an_extra_authority_is_among_the_certificates(runtime):
+    extra = runtime.folder / "extra.pem"
+    extra.write_text("-----BEGIN CERTIFICATE-----\nEXTRA\n-----END CERTIFICATE-----\n")
+    other = SandboxRuntime(None, EgressPolicy(), 0, scratch=runtime.folder / "o", extra_ca_file=extra)
+    await other.open()
+    _, seen = await run(other, workload("sh", "-c", "tail -2 /etc/ssl/certs/ca-certificates.crt | head -1"))
+    await other.close()
+    assert seen.text() == "EXTRA"

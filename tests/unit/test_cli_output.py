@@ -193,6 +193,15 @@ def test_the_shell_completes_groups_and_their_commands():
     assert complete("sfp-server application-token re") == ["revoke"]
 
 
+def test_help_loads_nothing_heavy():
+    program = (
+        "import sys\nfrom sfp_client.cli import main\nassert main.run(['--help'], 'sfp-server') == 0\n"
+        "print([name for name in ('httpx', 'rich', 'keyring', 'websockets', 'litestar', 'asyncpg') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
 @pytest.mark.parametrize("value", ["no_such_module_anywhere:register", "os:nosuchname", "os:getcwd"])
 def test_a_missing_or_broken_plugin_does_not_break_the_client(capsys, monkeypatch, value):
     entry = EntryPoint("broken", value, main.PLUGINS)

@@ -23,7 +23,12 @@ COMMON = {
     ],
     "token": Annotated[
         str | None,
-        typer.Option("--application-token", "-t", metavar="TOKEN", help="Application token [SFP_SERVER_TOKEN]."),
+        typer.Option(
+            "--application-token",
+            "-t",
+            metavar="TOKEN",
+            help="Application token; others on this machine can see it here: better SFP_SERVER_TOKEN.",
+        ),
     ],
     "email": Annotated[
         str | None, typer.Option("--email", "-e", metavar="EMAIL", help="Act as this signed-in user [SFP_SERVER_USER].")

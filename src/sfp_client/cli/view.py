@@ -60,7 +60,7 @@ class View:
             from rich.text import Text
 
             style = {"stderr": "red", "system": "dim"}.get(stream, "")
-            shown = Text.from_ansi(output.printable(text, to), style=style)
+            shown = Text.from_ansi(output.printable(_last_state(text), to), style=style)
             self._bar.console.print(shown, soft_wrap=True)
             return
         print(output.printable(text, to), file=to, flush=True)
@@ -96,6 +96,11 @@ class View:
             return
         moved: dict[str, Any] = {} if percent is None else {"completed": percent}
         self._bar.update(self._task, description=output.one_line(text), **moved)
+
+
+def _last_state(text: str) -> str:
+    """What a terminal would show of a line that was written over, as programs with a progress bar do."""
+    return text.rstrip("\r").rpartition("\r")[2]
 
 
 def print_entry(entry: "LogEntry", out: TextIO) -> None:

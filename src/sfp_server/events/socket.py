@@ -209,7 +209,7 @@ class Session:
                 raise Malformed("after: a number from 0, or null")
             self._unsubscribe(channel)
             if len(self._subscriptions) >= SUBSCRIPTIONS_MAX:
-                raise _TooMany(f"one connection may have {SUBSCRIPTIONS_MAX} subscriptions")
+                raise TooManySubscriptions(f"one connection may have {SUBSCRIPTIONS_MAX} subscriptions")
             opened = await self._live.open(self._viewer, channel, after=message.after, outbox=self._outbox)
         except SfpError as error:
             await self._say({**_error(error), "channel": channel})
@@ -235,7 +235,9 @@ class Session:
         await self._outbox.put(msgspec.json.encode(message).decode())
 
 
-class _TooMany(Malformed):
+class TooManySubscriptions(Malformed):
+    """One connection follows too many channels."""
+
     code = "too_many_subscriptions"
 
 

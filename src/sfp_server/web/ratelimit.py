@@ -8,6 +8,7 @@ Valkey each process still enforces its own count. Guessing passwords is limited 
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -39,8 +40,9 @@ class _Count:
 class RateLimiter:
     """Counts per subject. `check` is synchronous and cheap; `run` exchanges counts until cancelled."""
 
-    def __init__(self, cache: Valkey | None) -> None:
+    def __init__(self, cache: Valkey | None, *, clock: Callable[[], float] = time.time) -> None:
         self._cache = cache
+        self._clock = clock
         self._window = 0
         self._counts: dict[str, _Count] = {}
         self._exchanging = True
@@ -52,7 +54,7 @@ class RateLimiter:
         """
         if limit == 0 or not subject:
             return
-        now = time.time()
+        now = self._clock()
         self._turn(int(now // WINDOW))
         count = self._counts.get(subject)
         if count is None:
