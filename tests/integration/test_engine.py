@@ -11,6 +11,7 @@ from sfp_server.errors import Conflict, Malformed, NotFinished, QuotaExceeded
 from sfp_server.kinds import KINDS
 from sfp_server.settings import Settings
 from sfp_server.tasks import explain, service, wire
+from sfp_server.tasks.reports import persistently
 from sfp_server.web.wire import convert
 
 
@@ -241,9 +242,13 @@ async def test_old_months_are_dropped_whole_and_living_tasks_keep_theirs(world):
     await world.admin.execute(copy, done["id"], old + timedelta(days=31), "pending", "paused", None)
     await world.admin.execute("UPDATE queues SET paused = true")
     assert await world.admin.fetchval("SELECT count(*) FROM tasks_2020_03") == 1
-    async with world.engine.database.serving() as tx:
-        await tx.all("SELECT drop_old_events(now() - interval '90 days')")
-        await tx.all("SELECT drop_old_tasks(now() - interval '90 days')")
+
+    async def drop(what: str) -> None:
+        async with world.engine.database.serving() as tx:
+            await tx.all(f"SELECT drop_old_{what}(now() - interval '90 days')")
+
+    for what in ("events", "tasks"):
+        await persistently(lambda what=what: drop(what))
     tables = await world.admin.fetch("SELECT tablename FROM pg_tables WHERE tablename LIKE '%_2020_%' ORDER BY 1")
     assert [row["tablename"] for row in tables] == ["attempts_2020_04", "tasks_2020_04"]
     assert await world.admin.fetchval("SELECT count(*) FROM tasks WHERE id = $1", done["id"]) == 1

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sfp_server.errors import SfpError
 from sfp_server.runtimes.base import Exit
 from sfp_server.tasks.attempt import Attempt, Ending, Engine, finish
 from sfp_server.tasks.model import Claimed, Queue, Retry, Status, TaskError
-from sfp_server.tasks.reports import SQL
+from sfp_server.tasks.reports import SQL, persistently
 from sfp_server.tasks.schedules import fire
 
 log = structlog.get_logger()
@@ -261,13 +261,14 @@ class Dispatcher:
     async def _clean(self) -> None:
         """Make the partitions of the months to come; drop old ones whole, with the files of what they kept."""
         tasks_days, events_days = self._retention
-        async with self._database.serving() as tx:
-            await tx.all(SQL["make_partitions"])
-        async with self._database.serving() as tx:
-            await tx.all(SQL["drop_old_events"], min(events_days, tasks_days))
-            gone = await tx.all(SQL["drop_old_tasks"], tasks_days)
-        for row in gone:
+        await persistently(lambda: self._call("make_partitions"))
+        await persistently(lambda: self._call("drop_old_events", min(events_days, tasks_days)))
+        for row in await persistently(lambda: self._call("drop_old_tasks", tasks_days)):
             self._engine.store.remove(row["drop_old_tasks"])
+
+    async def _call(self, name: str, *values: Any) -> Sequence[Row]:
+        async with self._database.serving() as tx:
+            return await tx.all(SQL[name], *values)
 
     async def _report_state(self) -> None:
         """What `sfp-server status` shows, where it can read it without a token."""

@@ -11,6 +11,9 @@ CREATE FUNCTION uuid7_from(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE S
                 'hex')::uuid
 $$;
 
+-- They wait for locks less long than PostgreSQL waits before it looks for deadlocks: in a clash it is they that give up,
+-- never somebody's request, and the dispatcher tries again.
+
 -- The functions below act for nobody's team: they see all rows, and say nothing about them.
 CREATE POLICY tasks_maintained ON tasks TO sfp_migrator USING (true) WITH CHECK (true);
 CREATE POLICY attempts_maintained ON attempts TO sfp_migrator USING (true) WITH CHECK (true);
@@ -50,7 +53,7 @@ ALTER TABLE events_other FORCE ROW LEVEL SECURITY;
 
 -- Make this month and the next ones. Cheap when they are there.
 CREATE FUNCTION make_partitions(months_ahead int DEFAULT 6) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '300ms' AS $$
 DECLARE
   month date;
   name  text;
@@ -78,7 +81,7 @@ $$;
 
 -- Drop the events of months that ended before a time. Answers the months.
 CREATE FUNCTION drop_old_events(before timestamptz) RETURNS SETOF date
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '300ms' AS $$
 DECLARE
   month date;
 BEGIN
@@ -91,7 +94,7 @@ END $$;
 -- Drop the tasks of months that ended before a time and have none that is still alive. Answers the ids of artifacts
 -- whose bytes are to be removed.
 CREATE FUNCTION drop_old_tasks(before timestamptz) RETURNS SETOF uuid
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '300ms' AS $$
 DECLARE
   month date;
   low   uuid;
