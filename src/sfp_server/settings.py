@@ -132,10 +132,50 @@ class Settings:
     worker_artifact_mb: int = _setting(
         512, "worker.artifactMb", "SFP_WORKER_ARTIFACT_MB", "kept files of one attempt together, MiB"
     )
-    worker_runtime: Literal["auto", "sandbox", "process"] = _setting(
-        "auto", "worker.runtime", "SFP_WORKER_RUNTIME", "auto: sandbox where it works, else process"
+    worker_runtime: Literal["auto", "sandbox", "process", "container"] = _setting(
+        "auto",
+        "worker.runtime",
+        "SFP_WORKER_RUNTIME",
+        "of tasks that name none; auto: sandbox where it works, else process",
     )
     worker_warm: int = _setting(2, "worker.warm", "SFP_WORKER_WARM", "pre-started workers that wait for a task")
+
+    container_engine: str | None = _setting(
+        None,
+        "worker.container.engine",
+        "SFP_WORKER_CONTAINER_ENGINE",
+        "unix socket of Docker or Podman; with it tasks may ask for the runtime container",
+    )
+    container_image: str | None = _setting(
+        None,
+        "worker.container.image",
+        "SFP_WORKER_CONTAINER_IMAGE",
+        "image of tasks whose type has none of its own; it needs Python 3.11 or newer, and git for git workspaces",
+    )
+    container_images: str = _setting(
+        "", "worker.container.images", "SFP_WORKER_CONTAINER_IMAGES", "comma list of task-type=image"
+    )
+    container_pull: bool = _setting(
+        False,
+        "worker.container.pull",
+        "SFP_WORKER_CONTAINER_PULL",
+        "true: fetch an image that is not on this machine when a task needs it",
+    )
+    container_python: str = _setting(
+        "python3", "worker.container.python", "SFP_WORKER_CONTAINER_PYTHON", "the interpreter, as the images know it"
+    )
+    container_mounts: str = _setting(
+        "",
+        "worker.container.mounts",
+        "SFP_WORKER_CONTAINER_MOUNTS",
+        "comma list of directories of this machine that containers see read-only, at the same place",
+    )
+    container_warm: int = _setting(
+        0,
+        "worker.container.warm",
+        "SFP_WORKER_CONTAINER_WARM",
+        "pre-started containers of worker.container.image that wait for a task",
+    )
 
     upload_max_mb: int = _setting(1024, "artifacts.maxMb", "SFP_ARTIFACTS_MAX_MB", "largest upload, MiB")
     logs_retention_days: int = _setting(
@@ -147,6 +187,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         self.slots()
+        self.images()
+        if self.worker_runtime == "container" and self.container_engine is None:
+            raise SettingsError("worker.runtime container needs worker.container.engine")
+        if any(not path.startswith("/") for path in _listed(self.container_mounts)):
+            raise SettingsError("worker.container.mounts must be absolute paths")
         for name in ("port", "api_port"):
             if not 0 < getattr(self, name) < 65536:
                 raise SettingsError(f"{name} must be between 1 and 65535")
@@ -172,6 +217,17 @@ class Settings:
         if len(parts) != 3 or not all(part.strip().isdigit() and int(part) <= 10 for part in parts):
             raise SettingsError("workerCounts must be three numbers from 0 to 10: critical,normal,batch, as in 1,2,1")
         return dict(zip(("critical", "normal", "batch"), map(int, parts), strict=True))
+
+    def images(self) -> dict[str, str]:
+        """Container image by task type. Raises SettingsError unless container_images is `type=image,…`."""
+        pairs = [entry.partition("=") for entry in _listed(self.container_images)]
+        if not all(kind.strip() and image.strip() for kind, _, image in pairs):
+            raise SettingsError("worker.container.images must be a list of task-type=image, separated by commas")
+        return {kind.strip(): image.strip() for kind, _, image in pairs}
+
+    def mounts(self) -> tuple[Path, ...]:
+        """Directories of this machine that containers see."""
+        return tuple(Path(path) for path in _listed(self.container_mounts))
 
     def secret(self, name: str) -> str:
         """The text of a secret file. Raises SettingsError when it is missing."""
@@ -216,6 +272,10 @@ class Settings:
     def _whole(self, name: str, url: str) -> str:
         """The secret file's URL where there is one: the same URL with its password."""
         return self.secret(name) if (self.directory / "secrets" / name).is_file() else url
+
+
+def _listed(text: str) -> list[str]:
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
 def _from_file(path: Path, known: Mapping[str, "Field[Any]"]) -> Iterator[tuple[str, Any]]:

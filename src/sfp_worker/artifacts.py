@@ -104,10 +104,13 @@ def send(control: Control, src: str, globs: Sequence[str], redactor: Redactor, *
     if not globs:
         return
     top = os.open(src, _DIRECTORY)
-    room = max_bytes
-    for count, path in enumerate(find(top, globs), start=1):
-        if count > protocol.MAX_ARTIFACTS:
+    paths: list[str] = []
+    for path in find(top, globs):  # all are found before the first is sent: too many cost nothing
+        paths.append(path)
+        if len(paths) > protocol.MAX_ARTIFACTS:
             raise Failed("output_limit", f"more than {protocol.MAX_ARTIFACTS} files match the artifact globs")
+    room = max_bytes
+    for path in paths:
         room -= _send_file(control, top, path, redactor, room)
     os.close(top)
 

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from acceptance.jobs import Jobs
+from acceptance.outside import Outside, make_repository
 from sfp_client import Client
 from sfp_server.instance import supervisor
 from sfp_server.instance.place import Place
@@ -102,9 +104,33 @@ def eventually(condition: Callable[[], object], timeout: float = HEALING) -> flo
 
 
 @pytest.fixture(scope="session")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+def commits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A directory with a bare repository, and its commits, oldest first."""
+    directory = tmp_path_factory.mktemp("git")
+    return directory, make_repository(directory)
+
+
+@pytest.fixture(scope="session")
+def outside(commits: tuple[Path, list[str]]) -> Iterator[Outside]:
+    """A web and git server on loopback, which the instance's `egress.allow` names."""
+    server = Outside(commits[0])
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory, outside: Outside) -> Iterator[Instance]:
     """A running instance for all tests that leave it as they found it; its path holds a space, on purpose."""
-    made = make(tmp_path_factory.mktemp("base dir"), "main")
+    base = tmp_path_factory.mktemp("base dir")
+    more = base / "more.json"
+    settings = {
+        "egress": {"allow": outside.url.removeprefix("http://")},
+        "tasks": {"graceSeconds": 2},
+        "worker": {"outputMb": 4, "artifactMb": 32},  # small, so that reaching them takes little time
+    }
+    more.write_text(json.dumps(settings))
+    made = make(base, "main", "--config-file", str(more), "--worker-counts", "2,4,2")
     started = made.run("start")
     assert started.returncode == 0, started.stderr
     yield made
@@ -118,6 +144,27 @@ def healthy(instance: Instance) -> Instance:
         assert instance.run("start").returncode == 0
     eventually(instance.is_healthy, 30)
     return instance
+
+
+@pytest.fixture(scope="session")
+def owner(instance: Instance) -> Iterator[Client]:
+    """An SDK client of the shared instance, signed in once."""
+    with instance.client() as client:
+        yield client
+
+
+@pytest.fixture
+def jobs(healthy: Instance, owner: Client) -> Jobs:
+    """Commands on the shared, healthy instance."""
+    return Jobs(owner)
+
+
+@pytest.fixture
+def raw(healthy: Instance, owner: Client) -> Iterator[httpx.Client]:
+    """Plain HTTP with the owner's token: for what the SDK would never send."""
+    headers = {"Authorization": f"Bearer {owner.transport.token()}"}
+    with httpx.Client(base_url=f"{healthy.api_url}/sfp/api", headers=headers, timeout=20) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

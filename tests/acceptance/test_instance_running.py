@@ -108,6 +108,24 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
             assert service == "dispatcher" or int(facts["CapEff"], 16) == 0, service
 
 
+@pytest.mark.parametrize(
+    ("service", "secrets"),
+    [
+        ("api", {"db-sfp_api", "jwt-signing.pem", "vault-public.pem", "valkey", "audit-key"}),
+        ("broker", {"db-sfp_broker", "vault-private.pem", "audit-key"}),
+        ("dispatcher", {"db-sfp_dispatcher", "audit-key"}),
+        ("deliverer", {"db-sfp_deliverer", "valkey"}),
+        ("caddy", set()),
+    ],
+)
+def test_a_service_sees_its_own_secrets_only(healthy: Instance, service: str, secrets: set[str]):
+    for pid in healthy.pids(service):
+        seen = Path(f"/proc/{pid}/root{healthy.place.directory}")
+        assert {path.name for path in (seen / "secrets").iterdir()} == secrets
+        assert list((seen / "postgres").iterdir()) == []
+        assert list((seen / "run" / "control").iterdir()) == []
+
+
 @pytest.mark.parametrize("role", ["postgres", "sfp_api"])
 def test_postgresql_wants_a_password(healthy: Instance, role: str):
     done = subprocess.run(

@@ -1,17 +1,16 @@
 """One runtime of each kind, with a private scratch directory and no warm workers unless a test asks."""
 
 import inspect
+import os
 import tempfile
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from workers import RUNTIMES
 
+import engine as engines
 from sfp_server.runtimes.egress import EgressPolicy
-from sfp_server.runtimes.process import ProcessRuntime
-from sfp_server.runtimes.sandbox import SandboxRuntime
-
-RUNTIMES = {"sandbox": SandboxRuntime, "process": ProcessRuntime}
 
 
 def pytest_collection_modifyitems(items):
@@ -37,8 +36,23 @@ async def opened(folder):
         await runtime.close()
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine(opened):
+    """The socket of a private container engine; also in the environment, for our own child processes."""
+    if why := engines.missing():
+        pytest.skip(why)
+    with engines.podman() as socket:
+        os.environ[engines.VARIABLE] = socket
+        yield socket
+        for key in [key for key in opened if key[0] == "container"]:
+            await opened.pop(key).close()
+        del os.environ[engines.VARIABLE]
+
+
 @pytest.fixture(params=list(RUNTIMES))
 def kind(request):
+    if request.param == "container":
+        request.getfixturevalue("engine")
     return request.param
 
 

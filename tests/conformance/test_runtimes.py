@@ -11,9 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from workers import Attendant, broker, python, run, secret, workload
+from workers import RUNTIMES, Attendant, broker, python, run, secret, workload
 
 from sfp_server.runtimes.base import Exit, Limits, RuntimeUnavailable
+from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.sandbox import SandboxRuntime
 
 
@@ -362,10 +363,9 @@ async def test_a_running_dispatchers_death_is_its_workers_death(kind, folder):
     code = f"""
 import asyncio, sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from conftest import RUNTIMES
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
 from sfp_server.runtimes.egress import EgressPolicy
-from workers import Attendant, workload
+from workers import RUNTIMES, Attendant, workload
 
 async def main():
     runtime = RUNTIMES[{kind!r}](None, EgressPolicy(), 1, scratch=Path({str(folder)!r}) / "scratch")
@@ -388,31 +388,13 @@ asyncio.run(main())
     while left_overs() and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     assert left_overs() == []
-    after = RUNTIMES_OF[kind](folder)
+    after = RUNTIMES[kind](None, EgressPolicy(), 0, scratch=folder / "scratch")
     await after.open()
     assert (await asyncio.wait_for(after.wait(handle), 5)).failure.code == "worker_lost"
     await after.close()
 
 
-def _sandbox(folder):
-    from sfp_server.runtimes.egress import EgressPolicy
-
-    return SandboxRuntime(None, EgressPolicy(), 0, scratch=folder / "scratch")
-
-
-def _process(folder):
-    from sfp_server.runtimes.egress import EgressPolicy
-    from sfp_server.runtimes.process import ProcessRuntime
-
-    return ProcessRuntime(None, EgressPolicy(), 0, scratch=folder / "scratch")
-
-
-RUNTIMES_OF = {"sandbox": _sandbox, "process": _process}
-
-
 async def test_a_missing_bubblewrap_is_said(folder):
-    from sfp_server.runtimes.egress import EgressPolicy
-
     runtime = SandboxRuntime(None, EgressPolicy(), 1, scratch=folder, bwrap_path="/no/such/bwrap")
     await runtime.open()
     with pytest.raises(RuntimeUnavailable, match="bubblewrap"):

@@ -8,7 +8,12 @@ import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import engine
 from sfp_server.runtimes.base import Exit, Limits, Workload
+from sfp_server.runtimes.process import ProcessRuntime
+from sfp_server.runtimes.sandbox import SandboxRuntime
+
+RUNTIMES = {"sandbox": SandboxRuntime, "process": ProcessRuntime, "container": engine.runtime}
 
 
 class Attendant:

@@ -108,7 +108,7 @@ class Relay:
             return []
         teams, channels = [key[0] for key in wanted], [key[1] for key in wanted]
         arguments = (teams, channels, list(wanted.values()), EVENTS_PER_CHANNEL, EVENTS_AT_ONCE)
-        async with self._database.serving() as tx:
+        async with self._database.separately() as tx:
             rows = await tx.all(SQL["relay"], *arguments)
         found = _by_channel(rows)
         if len(rows) == EVENTS_AT_ONCE:

@@ -19,6 +19,8 @@ from sfp_server.instance.place import Place
 from sfp_server.instance.problem import InstanceError
 from sfp_server.settings import Settings
 
+#: names of the directories from which the sandbox runtime makes a worker's root
+IMAGE = "image-"
 #: bytes
 LOW_SPACE = 1024**3
 NO_SPACE = 100 * 1024**2
@@ -41,8 +43,9 @@ def examine(at: Place, environ: Mapping[str, str]) -> list[Finding]:
     """All findings. Raises InstanceError when not even the settings can be read."""
     settings = configuration.settings(at, environ)
     checks: list[Callable[[Place, Settings], Iterator[Finding]]] = [
-        _versions, _secrets, _permissions, _disk, _data, _ports, _services, _sandbox, _isolation, _clock, _certificate,
-    ]  # fmt: skip
+        *(_versions, _secrets, _permissions, _disk, _data, _ports, _services),
+        *(_sandbox, _isolation, _separation, _clock, _certificate),
+    ]
     return [finding for check in checks for finding in check(at, settings)]
 
 
@@ -91,8 +94,12 @@ def _permissions(at: Place, _settings: Settings) -> Iterator[Finding]:
 
 
 def exposed(directory: Path) -> Iterator[Path]:
-    """Files, directories and sockets that anybody but the owner may touch; links are only names."""
-    for folder, _folders, files in os.walk(directory):
+    """Files, directories and sockets that anybody but the owner may touch; links are only names.
+
+    Not what sandboxes are made from: copies of public system files, in a directory that only the owner enters.
+    """
+    for folder, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders if not name.startswith(IMAGE)]
         for path in (Path(folder), *(Path(folder, name) for name in files)):
             try:
                 mode = path.lstat().st_mode
@@ -199,6 +206,31 @@ def _isolation(at: Place, _settings: Settings) -> Iterator[Finding]:
         )
     for wall, how in document.get("isolation", {}).items():
         yield Finding(what=f"isolation: {wall}", state="fine", detail=str(how))
+
+
+def _separation(at: Place, _settings: Settings) -> Iterator[Finding]:
+    """Whether each service sees only its own secrets (launch.py), by comparing mount namespaces."""
+    ours = Path("/proc/self/ns/mnt").readlink()
+    processes = [process for process in supervisor.Supervisor(at).processes() if process.is_running]
+    together = [item.name for item in processes if _mount_namespace(item.pid) == ours and item.service != "guard"]
+    if not processes:
+        return
+    if together:
+        yield Finding(
+            what="separation",
+            state="warning",
+            detail=f"can read every service's secrets: {', '.join(together)}",
+            mend="run as root with CAP_SYS_ADMIN, or allow user namespaces; the dispatcher needs root",
+        )
+    else:
+        yield Finding(what="separation", state="fine", detail="each service sees only its own secrets")
+
+
+def _mount_namespace(pid: int) -> Path | None:
+    try:
+        return Path(f"/proc/{pid}/ns/mnt").readlink()
+    except OSError:  # ended meanwhile, or hidden from us because it is in a namespace of its own
+        return None
 
 
 def _clock(at: Place, _settings: Settings) -> Iterator[Finding]:

@@ -1,8 +1,12 @@
 """Start one service with only what it needs: `python -I -S launch.py DIRECTORY SERVICE [PROCESS]`.
 
 Reads `DIRECTORY/services.json`, takes rights away (no core dumps, private files, no new privileges, no
-capabilities, an environment of exactly the listed variables) and replaces itself by the program, so that
-supervisord's signals reach the program itself.
+capabilities, an environment of exactly the listed variables, of the secret files only its own) and replaces
+itself by the program, so that supervisord's signals reach the program itself.
+
+All services run as one user, so file permissions do not part them: a mount namespace does. In it, `secrets`
+holds the service's own files only, and what belongs to another service (the database's files, supervisord's
+socket) is empty.
 
 PostgreSQL refuses to run as root, and as a user without an account (a container with an arbitrary user
 number). It then gets a user namespace in which we are called `nobody`: its files stay private to us, and no
@@ -20,7 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 1 << 14, 1 << 18
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 NOBODY = 65534
@@ -38,8 +44,7 @@ def main(directory: str, name: str, process: str | None = None) -> None:
     pause(place / "run" / "starts" / (process or name))
     libc = ctypes.CDLL(None, use_errno=True)
     is_root = os.geteuid() == 0
-    if service["unprivileged_user"] and (is_root or not _has_account()):
-        become_nobody(libc)
+    enter_namespaces(libc, place, service, is_root=is_root)
     if is_root:
         drop_capabilities(libc, service["capabilities"])
     _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
@@ -76,17 +81,47 @@ def _has_account() -> bool:
     return True
 
 
-def become_nobody(libc: Any) -> None:  # a ctypes library has no static type
-    """Enter a user namespace in which our user is called nobody. Exits with a clear sentence when refused."""
+def enter_namespaces(libc: Any, place: Path, service: dict[str, Any], *, is_root: bool) -> None:
+    """Where the machine allows it; `doctor` says when it does not. Exits when PostgreSQL could not run at all."""
+    hidden: list[str] = service["hidden"]
+    if service["unprivileged_user"] and (is_root or not _has_account()):
+        if not enter_user_namespace(libc, called=NOBODY):
+            sys.exit(
+                "this machine refuses user namespaces, and PostgreSQL refuses to run as root or without an account: "
+                "run the instance as an ordinary user or set DATABASE_URL"
+            )
+    elif not hidden or (not is_root and service["capabilities"] is None):
+        return  # the dispatcher of an ordinary user makes its sandboxes in the machine's own user namespace
+    elif not is_root and not enter_user_namespace(libc, called=os.geteuid()):
+        return
+    if hidden and libc.unshare(CLONE_NEWNS) == 0:
+        conceal(libc, place, hidden, service["secrets"])
+
+
+def enter_user_namespace(libc: Any, *, called: int) -> bool:
+    """A namespace in which our user has the number `called`, and may mount. False when the machine refuses."""
     user, group = os.geteuid(), os.getegid()
     if libc.unshare(CLONE_NEWUSER) != 0:
-        sys.exit(
-            "this machine refuses user namespaces, and PostgreSQL refuses to run as root or without an account: "
-            "run the instance as an ordinary user or set DATABASE_URL"
-        )
+        return False
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{NOBODY} {user} 1")
-    Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1")
+    Path("/proc/self/uid_map").write_text(f"{called} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{called if called == NOBODY else group} {group} 1")
+    return True
+
+
+def conceal(libc: Any, place: Path, hidden: list[str], own: list[str]) -> None:
+    """Cover each hidden directory by an empty read-only one, and `secrets` by one with the service's own files."""
+    secrets = place / "secrets"
+    files = {name: (secrets / name).read_bytes() for name in own if (secrets / name).is_file()}
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    private = libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0  # nothing of this shows outside
+    for target in (secrets, *map(Path, hidden)) if private else ():
+        path = os.fsencode(target.resolve())
+        if not target.is_dir() or libc.mount(b"tmpfs", path, b"tmpfs", flags, b"mode=0700,size=1m") != 0:
+            continue
+        for name, content in files.items() if target == secrets else ():
+            (target / name).write_bytes(content)
+        libc.mount(b"tmpfs", path, None, flags | MS_REMOUNT | MS_RDONLY, b"mode=0700,size=1m")
 
 
 def drop_capabilities(libc: Any, keep: list[str] | None) -> None:  # a ctypes library has no static type

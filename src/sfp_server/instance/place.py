@@ -1,7 +1,7 @@
 """Where an instance keeps what: one private directory, `<base>/tenants/<tenant>`.
 
     config.json      settings, nothing secret          secrets/   one file per secret
-    postgres/        the database cluster              valkey.conf, Caddyfile, supervisor.conf, services.json
+    postgres/        the database cluster              Caddyfile, supervisor.conf, services.json: generated
     caddy/           certificates of the edge          logs/      one file per service, rotated
     run/             sockets and pid files             artifacts, tmp: made by the services
 
@@ -57,7 +57,12 @@ class Place:
 
     @property
     def supervisor_socket(self) -> Path:
-        return self.run / "supervisor.sock"
+        return self.run / "control" / "sock"
+
+    @property
+    def valkey_conf(self) -> Path:
+        """Holds the password, so it lies with the secrets."""
+        return self.secrets / "valkey.conf"
 
     @property
     def edge_root(self) -> Path:
@@ -151,6 +156,7 @@ def ensure_run_directory(at: Place) -> Path:
         raise InstanceError(f"{real} is not private to this user: remove the link {run} and start again")
     make_directory(real / "postgres")
     make_directory(real / "starts")
+    make_directory(real / "control")
     return real
 
 

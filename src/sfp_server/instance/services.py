@@ -28,6 +28,10 @@ class Service:
     env: dict[str, str]
     #: as root: the capabilities it keeps; None: all (the dispatcher builds sandboxes)
     capabilities: list[str] | None = field(default_factory=list[str])
+    #: the files of `secrets/` that it sees
+    secrets: list[str] = field(default_factory=list[str])
+    #: directories that are empty to it; none: it sees everything, all secrets too
+    hidden: list[str] = field(default_factory=list[str])
     #: as root: run in a user namespace in which we are nobody
     unprivileged_user: bool = False
     stop_signal: str = "TERM"
@@ -39,7 +43,7 @@ class Service:
     def launch(self) -> dict[str, object]:
         """What launch.py needs to know."""
         known = asdict(self)
-        return {key: known[key] for key in ("argv", "env", "capabilities", "unprivileged_user")}
+        return {key: known[key] for key in ("argv", "env", "capabilities", "unprivileged_user", "secrets", "hidden")}
 
 
 def services(at: Place, settings: Settings, environ: Mapping[str, str]) -> list[Service]:
@@ -67,6 +71,7 @@ def _postgres(at: Place, base: dict[str, str]) -> Service:
         name="postgres",
         argv=[str(binaries.postgres("postgres")), "-D", str(at.database), "-k", str(at.run / "postgres")],
         env=base,
+        hidden=_others(at, "postgres"),
         unprivileged_user=True,
         stop_signal="INT",  # fast shutdown: sessions are ended, the data is checkpointed
         stop_seconds=30,
@@ -75,8 +80,10 @@ def _postgres(at: Place, base: dict[str, str]) -> Service:
 
 
 def _valkey(at: Place, base: dict[str, str]) -> Service:
-    argv = [str(binaries.valkey()), str(at.directory / "valkey.conf")]
-    return Service(name="cache", argv=argv, env=base, priority=200)
+    argv = [str(binaries.valkey()), str(at.valkey_conf)]
+    return Service(
+        name="cache", argv=argv, env=base, secrets=[at.valkey_conf.name], hidden=_others(at, "cache"), priority=200
+    )
 
 
 def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
@@ -90,15 +97,40 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
         # isolated: neither PYTHONPATH nor the current directory nor user packages can add code
         return [sys.executable, "-I", "-m", "sfp_server.cli", verb, "--directory", str(at.directory)]
 
+    hidden = _others(at, "")
     return [
-        Service(name="broker", argv=process("broker"), env=env, priority=300),
-        Service(name="api", argv=process("serve"), env=env, processes=settings.api_processes, priority=400),
-        Service(name="deliverer", argv=process("deliver"), env=env, priority=400),
+        Service(
+            name="broker",
+            argv=process("broker"),
+            env=env,
+            secrets=["db-sfp_broker", "vault-private.pem", "audit-key"],
+            hidden=hidden,
+            priority=300,
+        ),
+        Service(
+            name="api",
+            argv=process("serve"),
+            env=env,
+            secrets=["db-sfp_api", "valkey", "cache-url", "jwt-signing.pem", "vault-public.pem", "audit-key"],
+            hidden=hidden,
+            processes=settings.api_processes,
+            priority=400,
+        ),
+        Service(
+            name="deliverer",
+            argv=process("deliver"),
+            env=env,
+            secrets=["db-sfp_deliverer", "valkey", "cache-url"],
+            hidden=hidden,
+            priority=400,
+        ),
         Service(
             name="dispatcher",
             argv=process("dispatch"),
             env=env,
             capabilities=None,
+            secrets=["db-sfp_dispatcher", "audit-key"],
+            hidden=hidden,
             stop_seconds=DRAIN_SECONDS + 10,
             priority=900,  # stops first: running tasks end while everything they need is still there
         ),
@@ -115,7 +147,13 @@ def _caddy(at: Place, settings: Settings, base: dict[str, str]) -> Service:
     }
     argv = [str(binaries.caddy()), "run", "--config", str(at.directory / "Caddyfile"), "--adapter", "caddyfile"]
     keep = ["NET_BIND_SERVICE"] if settings.port < 1024 or settings.mode == "prod" else []
-    return Service(name="caddy", argv=argv, env=env, capabilities=keep, priority=800)
+    return Service(name="caddy", argv=argv, env=env, capabilities=keep, hidden=_others(at, "caddy"), priority=800)
+
+
+def _others(at: Place, mine: str) -> list[str]:
+    """Directories that only one service, or nobody but supervisord and the operator, has business with."""
+    owners = {"postgres": at.database, "caddy": at.directory / "caddy", "": at.supervisor_socket.parent}
+    return [str(path) for owner, path in owners.items() if owner != mine or not owner]
 
 
 def _guard(at: Place, env: dict[str, str]) -> Service:

@@ -123,7 +123,7 @@ def _launch(at: Place, settings: Settings, environ: Mapping[str, str], say: Call
     write_json(at.directory / "services.json", {service.name: service.launch() for service in programs})
     write(at.directory / "Caddyfile", templates.caddyfile(at, settings))
     if settings.cache_url is None:
-        write(at.directory / "valkey.conf", templates.valkey_conf(at, settings.secret("valkey")))
+        write(at.valkey_conf, templates.valkey_conf(at, settings.secret("valkey")))
     if settings.database_url is None:
         postgres.configure(at)
     current = schema.is_current(at)

@@ -136,20 +136,30 @@ def _belongs(pid: int, mark: bytes, directory: bytes) -> bool:
     return b"sfp_server.cli" in argv and b"--directory" in argv and directory in argv
 
 
-def end_leftovers(at: Place, *, patience: float = 10.0) -> int:
-    """End what a killed supervisord left running, PostgreSQL by a fast shutdown. Returns how many there were."""
+def end_leftovers(at: Place) -> int:
+    """End what a killed supervisord left running, PostgreSQL by a fast shutdown. Returns how many there were.
+
+    Running tasks are not waited for: they will be found lost and told so, and the instance must be back soon.
+    """
     pids = leftovers(at)
     postmaster = _postmaster(at)
     for pid in pids:
         _signal(pid, signal.SIGINT if pid == postmaster else signal.SIGTERM)
-    deadline = time.monotonic() + patience
+    others = [pid for pid in pids if pid != postmaster]
+    _end_by_force(others, after=2.0)
+    _end_by_force([postmaster] if postmaster else [], after=8.0)
+    return len(pids)
+
+
+def _end_by_force(pids: list[int], *, after: float) -> None:
+    """SIGKILL for those of `pids` that have not ended after so many seconds."""
+    deadline = time.monotonic() + after
     while (left := [pid for pid in pids if _is_alive(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.03)
     for pid in left:
         _signal_group(pid)
     while any(_is_alive(pid) for pid in left) and time.monotonic() < deadline + 5:
-        time.sleep(0.05)
-    return len(pids)
+        time.sleep(0.03)
 
 
 def wait_gone(pids: Iterable[int], timeout: float, *, poke: Callable[[], object]) -> bool:

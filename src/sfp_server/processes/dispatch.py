@@ -13,8 +13,8 @@ import structlog
 from sfp_server.db.database import Database
 from sfp_server.kinds import KINDS
 from sfp_server.processes.signals import stop_signal
-from sfp_server.runtimes.base import Limits, Runtime
-from sfp_server.runtimes.detect import detect
+from sfp_server.runtimes.base import Limits, Runtime, RuntimeUnavailable
+from sfp_server.runtimes.detect import container, detect
 from sfp_server.settings import Settings
 from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.attempt import Engine
@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 #: seconds that running tasks get to end by themselves when the dispatcher is stopped
 STOP_SECONDS = 30.0
+#: seconds between two tries to reach a container engine that does not answer
+ENGINE_SECONDS = 5.0
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -75,11 +77,44 @@ async def run(settings: Settings) -> None:
 @asynccontextmanager
 async def _runtimes(settings: Settings) -> AsyncGenerator[dict[str, Runtime]]:
     """The runtimes of this machine, the default one first; closed at the end."""
-    runtime = await detect(settings, limits_of(settings))
+    default = await detect(settings, limits_of(settings))
+    runtimes: dict[str, Runtime] = {default.name: default}
+    joining = asyncio.create_task(_join_container(runtimes, settings))
     try:
-        yield {runtime.name: runtime}
+        yield runtimes
     finally:
-        await runtime.close()
+        joining.cancel()
+        await asyncio.gather(joining, return_exceptions=True)
+        for runtime in runtimes.values():
+            await runtime.close()
+
+
+async def _join_container(runtimes: dict[str, Runtime], settings: Settings) -> None:
+    """Add the container runtime where one is set; until its engine answers, its tasks wait with that reason."""
+    if settings.container_engine is None or "container" in runtimes:
+        return
+    runtime = container(settings, limits_of(settings))
+    try:
+        await _until_open(runtime)
+        runtimes[runtime.name] = runtime
+    finally:
+        if runtime.name not in runtimes:
+            await runtime.close()
+
+
+async def _until_open(runtime: Runtime) -> None:
+    told = False
+    while True:
+        try:
+            await runtime.open()
+        except RuntimeUnavailable as error:
+            if not told:
+                log.warning("the container engine cannot be used; trying on", why=str(error))
+                told = True
+        else:
+            log.info("container runtime ready", isolation=runtime.isolation())
+            return
+        await asyncio.sleep(ENGINE_SECONDS)
 
 
 async def _set_slots(database: Database, settings: Settings) -> None:

@@ -131,8 +131,7 @@ def _mounts(ground: Ground, container: Container) -> list[dict[str, Any]]:
         "/etc/resolv.conf": ground.resolv_conf,
     }
     return [
-        {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": True}
-        for target, source in places.items()
+        {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": True} for target, source in places.items()
     ]
 
 

@@ -25,6 +25,10 @@ async def detect(settings: Settings, limits: Limits) -> Runtime:
     """
     if settings.worker_runtime == "process":
         return await _process(settings, limits)
+    if settings.worker_runtime == "container":
+        runtime = container(settings, limits)
+        await runtime.open()
+        return runtime
     try:
         return await _sandbox(settings, limits)
     except RuntimeUnavailable as error:
@@ -32,6 +36,28 @@ async def detect(settings: Settings, limits: Limits) -> Runtime:
             raise
         log.warning("no sandbox on this machine: workers are plain processes", why=str(error))
         return await _process(settings, limits)
+
+
+def container(settings: Settings, limits: Limits) -> Runtime:
+    """The container runtime of `worker.container.*`, not open yet; the engine must be set."""
+    from sfp_server.runtimes.container import ContainerRuntime, Supply
+
+    supply = Supply(
+        engine=settings.container_engine or "",
+        image=settings.container_image,
+        images=settings.images(),
+        pull=settings.container_pull,
+        python=settings.container_python,
+        mounts=settings.mounts(),
+    )
+    return ContainerRuntime(
+        settings.broker_socket,
+        policy(settings),
+        settings.container_warm,
+        scratch=settings.run_directory / "workers",
+        supply=supply,
+        defaults=limits,
+    )
 
 
 async def _sandbox(settings: Settings, limits: Limits) -> Runtime:

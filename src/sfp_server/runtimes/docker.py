@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -19,6 +20,8 @@ from sfp_server.runtimes.base import RuntimeUnavailable
 API_VERSION = (1, 41)
 #: seconds for one answer, and for an image to be pulled
 ANSWER_SECONDS, PULL_SECONDS = 30.0, 600.0
+#: it is gone, or it has ended already
+_NOT_THERE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 #: characters of an engine's words that are passed on
 _MAX_TEXT = 300
 
@@ -100,7 +103,7 @@ class Docker:
         try:
             found = _object(await self._call("GET", f"/images/{quote(name, safe='/:@')}/json"))
         except EngineError as error:
-            if error.status == httpx.codes.NOT_FOUND:
+            if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
         volumes = _object(_object(found.get("Config")).get("Volumes"))
@@ -113,13 +116,11 @@ class Docker:
         last = await self._call("POST", "/images/create", params={"fromImage": name}, timeout=PULL_SECONDS, lines=True)
         failed = _object(last).get("error")
         if failed:
-            raise EngineError(httpx.codes.NOT_FOUND, str(failed)[:_MAX_TEXT])
+            raise EngineError(HTTPStatus.NOT_FOUND, str(failed)[:_MAX_TEXT])
 
     async def create(self, name: str, spec: Mapping[str, Any]) -> str:
         """Make a container from its description; its id."""
-        return str(
-            _object(await self._call("POST", "/containers/create", params={"name": name}, body=spec)).get("Id")
-        )
+        return str(_object(await self._call("POST", "/containers/create", params={"name": name}, body=spec)).get("Id"))
 
     async def start(self, ident: str) -> None:
         await self._call("POST", f"/containers/{ident}/start")
@@ -140,11 +141,11 @@ class Docker:
 
     async def kill(self, ident: str) -> None:
         """SIGKILL to all of it. One that has ended, or is gone, is fine."""
-        await self._call("POST", f"/containers/{ident}/kill", params={"signal": "KILL"}, fine=(404, 409))
+        await self._call("POST", f"/containers/{ident}/kill", params={"signal": "KILL"}, fine=_NOT_THERE)
 
     async def remove(self, ident: str) -> None:
         """End it if need be, and remove it with its volumes. One that is gone is fine."""
-        await self._call("DELETE", f"/containers/{ident}", params={"force": "true", "v": "true"}, fine=(404, 409))
+        await self._call("DELETE", f"/containers/{ident}", params={"force": "true", "v": "true"}, fine=_NOT_THERE)
 
     async def labelled(self, label: str, value: str) -> dict[str, dict[str, str]]:
         """The labels of every container, running or not, with that label: id → labels."""

@@ -143,6 +143,11 @@ class Stranger:
             return cls(processes=(), group=None)
         return cls(processes=pairs, group=group if isinstance(group, str) else None)
 
+    @property
+    def has_processes(self) -> bool:
+        """Whether it can be looked for among the processes of this machine."""
+        return any(pid for pid, _ in self.processes)
+
     def is_alive(self) -> bool:
         return any(start_time(pid) == started for pid, started in self.processes)
 

@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ log = structlog.get_logger()
 
 #: seconds beyond the grace period after which a worker that does not end is abandoned as lost
 _STOP_SECONDS = 10.0
+#: A worker that has ended by then needs no handle in the database. (Should the dispatcher die earlier, the worker
+#: goes with it as always: its control socket closes. The handle is the second rope.)
+_SHORT_SECONDS = 0.05
 
 
 class Ending(StrEnum):
@@ -120,7 +123,8 @@ class Attempt:
         runtime = self._engine.runtimes[self.task.runtime or self._engine.default_runtime]
         try:
             data = msgspec.convert(self.task.data, kind.data)
-            workload = kind.describe(data, await persistently(lambda: self._circumstances(kind, data)))
+            described = kind.describe(data, await persistently(lambda: self._circumstances(kind, data)))
+            workload = replace(described, kind=kind.name)
             self._reports.ticket = await self._ticket()
             handle = await runtime.start(workload, self._reports)
         except msgspec.ValidationError as error:
@@ -234,8 +238,11 @@ class Attempt:
         }
 
     async def _save_handle(self, runtime: str, handle: Handle) -> None:
+        """For a dispatcher that comes after us. A worker that is about to end is not worth a write to the disk."""
+        await asyncio.sleep(_SHORT_SECONDS)
+
         async def once() -> int:
-            async with self._engine.database.serving(self.task.team_id) as tx:
+            async with self._engine.database.separately() as tx:
                 return await tx.execute(SQL["save_handle"], self.task.id, self.task.attempt, handle, runtime)
 
         await persistently(once)
@@ -301,7 +308,7 @@ async def finish(
         "outputBytes": exit_.usage.output_bytes,
     }
     wire_error = {"code": error.code, "message": error.message, "retryable": error.retryable} if error else None
-    async with database.serving() as tx:
+    async with database.separately() as tx:
         return bool(
             await tx.value(
                 SQL["finish"],

@@ -1,6 +1,7 @@
 -- name: claim
+-- The next task of the most urgent queue that has one and a free slot. No row: nothing to run now.
 SELECT *
-  FROM claim($1, $2, $3, $4, $5)
+  FROM claim_any($1, $2, $3, $4)
 
 -- name: finish
 SELECT finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)

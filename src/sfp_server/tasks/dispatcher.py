@@ -112,13 +112,12 @@ class Dispatcher:
                 continue
 
     async def _claim_all(self) -> None:
-        for queue in Queue:
-            while not self._stopping.is_set() and (row := await self._claim(queue)):
-                self._begin(_claimed(row))
+        while not self._stopping.is_set() and (row := await self._claim()):
+            self._begin(_claimed(row))
 
-    async def _claim(self, queue: Queue) -> Row | None:
-        async with self._database.serving() as tx:
-            return await tx.one(SQL["claim"], str(queue), self.id, self._offered(), *self._rules)
+    async def _claim(self) -> Row | None:
+        async with self._database.separately() as tx:
+            return await tx.one(SQL["claim"], self.id, self._offered(), *self._rules)
 
     def _offered(self) -> list[str]:
         """Runtimes this dispatcher has, the default one first."""

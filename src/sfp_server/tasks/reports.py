@@ -55,10 +55,10 @@ class Reports:
             }
             for line in lines
         ]
-        await self._write(SQL["log_lines"], self._task.id, self._task.attempt, events)
+        await self._tell(SQL["log_lines"], self._task.id, self._task.attempt, events)
 
     async def progress(self, percent: int, text: str) -> None:
-        await self._write(SQL["progress"], self._task.id, self._task.attempt, percent, text)
+        await self._tell(SQL["progress"], self._task.id, self._task.attempt, percent, text)
 
     async def artifact(self, name: str, chunk: bytes, *, last: bool) -> None:
         if self.failure is not None:
@@ -93,7 +93,18 @@ class Reports:
             async with self._database.serving(self._task.team_id) as tx:
                 return await tx.value(statement, *values)
 
-        answer = await persistently(once)
+        return self._checked(await persistently(once))
+
+    async def _tell(self, statement: str, *values: Any) -> None:
+        """As `_write`, for functions of the database that enter the task's team by themselves: one round trip."""
+
+        async def once() -> Any:
+            async with self._database.separately() as tx:
+                return await tx.value(statement, *values)
+
+        self._checked(await persistently(once))
+
+    def _checked(self, answer: Any) -> Any:
         if answer is None or answer is False:
             self._stale()
         return answer

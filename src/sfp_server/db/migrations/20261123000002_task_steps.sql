@@ -119,6 +119,12 @@ DECLARE
   candidate uuid;
   claimed   tasks;
 BEGIN
+  -- Before the lock: it would cost each of an idle dispatcher's looks a write to the disk.
+  PERFORM FROM tasks
+    WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now() LIMIT 1;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
   PERFORM FROM queues ORDER BY name FOR NO KEY UPDATE;
   candidate := next_task(from_queue, on_runtimes, team_limit);
   IF candidate IS NULL OR EXISTS (SELECT FROM queues WHERE name = from_queue AND (paused OR slots = 0)) THEN
@@ -149,6 +155,20 @@ BEGIN
           (SELECT last_seq FROM channels WHERE team_id = claimed.team_id AND name = 'task:' || claimed.id));
   PERFORM tell_task(claimed, 'task.started');
   RETURN NEXT claimed;
+END $$;
+
+-- The next task of the most urgent queue that has one and room for it. No row: nothing to run now.
+CREATE FUNCTION claim_any(by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int)
+RETURNS SETOF tasks LANGUAGE plpgsql VOLATILE SET search_path = sfp AS $$
+DECLARE
+  from_queue text;
+BEGIN
+  FOREACH from_queue IN ARRAY ARRAY['critical', 'normal', 'batch'] LOOP
+    RETURN QUERY SELECT * FROM claim(from_queue, by_dispatcher, on_runtimes, team_limit, preemptions_at_most);
+    IF FOUND THEN
+      RETURN;
+    END IF;
+  END LOOP;
 END $$;
 
 -- End an attempt: result, state, credentials and event in one step. False: the attempt is not the current one.

@@ -1,0 +1,140 @@
+"""A private Podman for the tests of the container runtime, and an image from scratch; no registry is asked.
+
+The image holds links into /usr, a composed /etc and empty directories. The programs come from this
+machine's /usr, which the runtime mounts (`Supply.mounts`), so that nothing has to be copied or fetched.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from sfp_server.runtimes import bwrap, image
+from sfp_server.runtimes.container import ContainerRuntime, Supply
+
+IMAGE = "localhost/sfp-test:1"
+#: by which a test's own child processes find the engine
+VARIABLE = "SFP_TEST_ENGINE"
+
+CONFIGURATION = """
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+lock_type = "file"
+runtime = "{runtime}"
+"""
+
+
+def missing() -> str | None:
+    """Why no engine can be started here; None when one can."""
+    if os.geteuid() != 0:
+        return "a private Podman needs root here"
+    if shutil.which("podman") is None:
+        return "podman is not installed (apt-get install podman runc)"
+    if not Path("/usr/bin/python3").exists():
+        return "the image from scratch uses this machine's /usr/bin/python3, which is not there"
+    if _oci_runtime() is None:
+        return "neither runc nor crun is installed"
+    return None
+
+
+def _oci_runtime() -> str | None:
+    return next((name for name in ("runc", "crun") if shutil.which(name)), None)
+
+
+@contextlib.contextmanager
+def podman():
+    """Run Podman's service on a private socket and store; yields the socket's path."""
+    with tempfile.TemporaryDirectory(prefix="sfp-podman", ignore_cleanup_errors=True) as top:
+        folder = Path(top)
+        (folder / "containers.conf").write_text(CONFIGURATION.format(runtime=_oci_runtime()))
+        environment = {"PATH": os.environ["PATH"], "HOME": top, "CONTAINERS_CONF": f"{top}/containers.conf"}
+        command = ["podman", "--root", f"{top}/root", "--runroot", f"{top}/run", "--tmpdir", f"{top}/tmp"]
+        command += ["--storage-driver", "vfs"]
+        with (folder / "log").open("wb") as log:
+            service = subprocess.Popen(
+                [*command, "system", "service", "--time=0", f"unix://{top}/socket"],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            _until_answering(service, folder)
+            make_image(f"{top}/socket")
+            yield f"{top}/socket"
+        finally:
+            subprocess.run([*command, "rm", "-a", "-f", "-t", "0"], env=environment, capture_output=True, timeout=60)
+            service.terminate()
+            service.wait(20)
+
+
+def _until_answering(service, folder):
+    """Podman tells nobody when it listens."""
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(httpx.HTTPError), client(f"{folder}/socket") as engine:
+            engine.get("/_ping").raise_for_status()
+            return
+        if service.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("podman does not come up: " + (folder / "log").read_text()[-500:])
+        time.sleep(0.05)
+
+
+def client(socket):
+    transport = httpx.HTTPTransport(uds=socket)
+    return httpx.Client(transport=transport, base_url="http://engine", timeout=60)
+
+
+def make_image(socket, name=IMAGE):
+    """Import the image from scratch."""
+    with client(socket) as engine:
+        made = engine.post("/images/create", params={"fromSrc": "-"}, content=rootfs()).raise_for_status()
+        repository, _, tag = name.rpartition(":")
+        params = {"repo": repository, "tag": tag}
+        engine.post(f"/images/{made.json()['id']}/tag", params=params).raise_for_status()
+
+
+def rootfs() -> bytes:
+    """The image's files, as a tar."""
+    data = io.BytesIO()
+    with tempfile.TemporaryDirectory() as etc, tarfile.open(fileobj=data, mode="w") as tar:
+        image._make_etc(Path(etc) / "etc", None)
+        tar.add(f"{etc}/etc", "etc", filter=_of_root)
+        for path, mode in {"usr": 0o755, "var": 0o755, "var/tmp": 0o1777, "tmp": 0o1777, "run": 0o755}.items():
+            info = tarfile.TarInfo(path)
+            info.type, info.mode = tarfile.DIRTYPE, mode
+            tar.addfile(info)
+        for name in bwrap.MERGED:
+            if Path(f"/{name}").is_symlink():
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = tarfile.SYMTYPE, os.readlink(f"/{name}")
+                tar.addfile(info)
+    return data.getvalue()
+
+
+def _of_root(info):
+    info.uid = info.gid = 0
+    return info
+
+
+def supply(socket=None, **fields) -> Supply:
+    """Containers from the image from scratch, with this machine's programs."""
+    mounts = [Path("/usr"), *(Path(f"/{name}") for name in bwrap.MERGED if _is_real(name))]
+    fields = {"image": IMAGE, "mounts": tuple(mounts), **fields}
+    return Supply(engine=socket or os.environ[VARIABLE], **fields)
+
+
+def _is_real(name):
+    return Path(f"/{name}").is_dir() and not Path(f"/{name}").is_symlink()
+
+
+def runtime(broker, policy, warm=0, *, scratch, **fields) -> ContainerRuntime:
+    """As the other runtimes are made."""
+    return ContainerRuntime(broker, policy, warm, scratch=scratch, supply=supply(**fields))
