@@ -106,13 +106,19 @@ class Settings:
         "of a task that names none, seconds",
     )
     team_active_max: int = _setting(
-        0, "tasks.teamActiveMax", "SFP_TASKS_TEAM_ACTIVE_MAX", "tasks that one team may have running at once, 0: any number"
+        0,
+        "tasks.teamActiveMax",
+        "SFP_TASKS_TEAM_ACTIVE_MAX",
+        "tasks that one team may have running at once, 0: any number",
     )
     team_pending_max: int = _setting(
         0, "tasks.teamPendingMax", "SFP_TASKS_TEAM_PENDING_MAX", "tasks that one team may have waiting, 0: any number"
     )
     preemptions_max: int = _setting(
-        3, "tasks.preemptionsMax", "SFP_TASKS_PREEMPTIONS_MAX", "how often one batch task makes room for more urgent work"
+        3,
+        "tasks.preemptionsMax",
+        "SFP_TASKS_PREEMPTIONS_MAX",
+        "how often one batch task makes room for more urgent work",
     )
     retention_days: int = _setting(
         90, "tasks.retentionDays", "SFP_TASKS_RETENTION_DAYS", "finished tasks are kept so long, days"

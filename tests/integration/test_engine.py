@@ -232,9 +232,11 @@ async def test_old_months_are_dropped_whole_and_living_tasks_keep_theirs(world):
     old = datetime(2020, 3, 15, tzinfo=UTC)
     done = await world.run("/bin/true")
     await world.close()  # making months needs locks that a busy dispatcher would contend for
+    await world.admin.execute("SET ROLE sfp_migrator")
     for month in ("2020-03-01", "2020-04-01"):
         for table in ("tasks", "attempts", "events"):
             await world.admin.execute("SELECT make_partition($1, $2::date)", table, datetime.fromisoformat(month))
+    await world.admin.execute("RESET ROLE")
     copy = (
         "INSERT INTO tasks SELECT (jsonb_populate_record(t, jsonb_build_object('id', uuid7_from($2), 'status', $3::text,"
         " 'reason', $4::text, 'finished_at', $5::timestamptz))).* FROM tasks t WHERE id = $1"

@@ -215,7 +215,6 @@ async def test_data_that_does_not_fit_is_refused_with_its_place(world, data, pat
 
 async def test_what_this_release_cannot_do_is_said(world):
     for fields in (
-        {"scheduleType": "recurring"},
         {"limits": {"memoryMb": 10**9}},
         {"credentials": [{"type": "salesforce", "org": "x"}]},
     ):

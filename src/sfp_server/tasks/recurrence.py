@@ -99,7 +99,7 @@ def due(rhythm: Rhythm, *, next_at: datetime, now: datetime, missed: str) -> Due
         if len(late) > MISSED_AT_MOST:
             del late[0]
             skipped += 1
-    kept = {"skip": 0, "once": 1, "all": len(late)}[missed]
+    kept = min(len(late), {"skip": 0, "once": 1, "all": MISSED_AT_MOST}[missed])
     run = [*late[len(late) - kept :], *timely]
     skipped += len(late) - kept
     return Due(run=tuple(run), skipped=skipped, next_at=upcoming)
