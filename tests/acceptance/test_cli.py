@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PROGRAM, Instance, eventually
+from acceptance.conftest import PROGRAM, Instance, eventually
 from sfp_client.cli import main
 
 pytestmark = pytest.mark.acceptance
