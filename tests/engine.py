@@ -62,6 +62,7 @@ def podman():
             service = subprocess.Popen(
                 [*command, "system", "service", "--time=0", f"unix://{top}/socket"],
                 env=environment,
+                cwd=top,  # conmon leaves its word about memory where it stands
                 stdout=log,
                 stderr=log,
             )
@@ -92,20 +93,22 @@ def client(socket):
     return httpx.Client(transport=transport, base_url="http://engine", timeout=60)
 
 
-def make_image(socket, name=IMAGE):
-    """Import the image from scratch."""
+def make_image(socket, name=IMAGE, *, mark="", changes=()):
+    """Import the image from scratch; `mark` is in its /etc/mark, `changes` are lines of a Dockerfile."""
     with client(socket) as engine:
-        made = engine.post("/images/create", params={"fromSrc": "-"}, content=rootfs()).raise_for_status()
+        params = {"fromSrc": "-", "changes": list(changes)}
+        made = engine.post("/images/create", params=params, content=rootfs(mark)).raise_for_status()
         repository, _, tag = name.rpartition(":")
         params = {"repo": repository, "tag": tag}
         engine.post(f"/images/{made.json()['id']}/tag", params=params).raise_for_status()
 
 
-def rootfs() -> bytes:
+def rootfs(mark) -> bytes:
     """The image's files, as a tar."""
     data = io.BytesIO()
     with tempfile.TemporaryDirectory() as etc, tarfile.open(fileobj=data, mode="w") as tar:
         image._make_etc(Path(etc) / "etc", None)
+        (Path(etc) / "etc" / "mark").write_text(mark)
         tar.add(f"{etc}/etc", "etc", filter=_of_root)
         for path, mode in {"usr": 0o755, "var": 0o755, "var/tmp": 0o1777, "tmp": 0o1777, "run": 0o755}.items():
             info = tarfile.TarInfo(path)

@@ -250,7 +250,7 @@ class Follower:
     def _page(self, after: int, *, wait: float | None) -> dict[str, Any]:
         params = {"channel": self._channel, "after": after, "limit": PAGE, "wait": wait}
         try:
-            return self._transport.json("GET", "/events", params=params)
+            return self._transport.json("GET", "/events", params=params, patient=False)  # we try again
         except Unreachable as error:
             raise _Broken(str(error)) from error
         except ApiError as error:

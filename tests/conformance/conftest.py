@@ -18,6 +18,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent == Path(__file__).parent and inspect.iscoroutinefunction(getattr(item, "obj", None)):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+        if item.path.name == "test_container.py" or _kind(item) == "container":
+            item.add_marker(pytest.mark.container)
+
+
+def _kind(item):
+    call = getattr(item, "callspec", None)
+    return None if call is None else call.params.get("kind")
 
 
 @pytest.fixture(scope="session")

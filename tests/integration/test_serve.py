@@ -13,7 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 import web_api
+from sfp_server.identity.bootstrap import create_owner
 from web_api import API
 
 
@@ -153,6 +155,27 @@ async def test_it_ends_within_five_seconds_with_requests_in_flight(served):
     await served.process.wait()
     assert time.monotonic() - started < 5
     waiting.close()
+
+
+async def test_streams_do_not_hold_its_end_up(served, clone):
+    from websockets.asyncio.client import connect
+
+    await create_owner(clone.role_url("sfp_api"), "ann@acme.example", web_api.PASSWORD)
+    async with httpx.AsyncClient(base_url=served.url) as client:
+        login = {"email": "ann@acme.example", "password": web_api.PASSWORD}
+        token = (await client.post(f"{API}/auth/admin/login", json=login)).json()["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        long_poll = asyncio.create_task(client.get(f"{API}/events?channel=tasks&wait=30", headers=headers, timeout=40))
+        url = f"ws://127.0.0.1:{served.port}{API}/realtime"
+        async with connect(url, additional_headers=headers, subprotocols=["sfp.v1"], proxy=None) as socket:
+            await socket.send('{"type":"subscribe","channel":"tasks","after":null}')
+            await socket.recv()
+            started = time.monotonic()
+            served.process.send_signal(signal.SIGTERM)
+            await served.process.wait()
+            assert time.monotonic() - started < 5
+        await asyncio.wait([long_poll])
+        assert long_poll.exception() is not None or long_poll.result().status_code in {200, 503}
 
 
 async def test_several_processes_share_a_port(served, clone, valkey_url, tmp_path):

@@ -203,3 +203,31 @@ async def test_a_stalled_body_is_408_and_disturbs_nobody(api):
         assert (await client.get("/health")).status_code in {200, 503}
         answers = await waiting
     assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(408, "body_timeout")}
+
+
+async def test_a_bug_shows_nothing_and_leaves_its_trace_in_the_log(api, capsys):
+    owner = await api.owner()
+    async with api.client(owner) as client:
+        assert (await client.get(f"{API}/teams")).status_code == 200
+        await api.admin.execute("ALTER TABLE users RENAME COLUMN first_name TO gone")
+        answer = await client.get(f"{API}/users/me")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.headers["content-type"] == "application/problem+json"
+    for word in ("first_name", "column", "asyncpg", "Traceback", ".py"):
+        assert word not in answer.text
+    logged = capsys.readouterr().out
+    assert answer.json()["requestId"] in logged
+    assert "UndefinedColumnError" in logged
+
+
+async def test_another_method_is_405_and_says_which_are_allowed(api):
+    async with api.client() as client:
+        answer = await client.put(f"{API}/ping")
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("address", ["' OR 1=1 --", "x" * 5000, "", "1.2.3.4:80"])
+async def test_a_forwarded_address_that_is_none_is_nobodys(api, address):
+    await api.owner()
+    assert (await api.login("ann@acme.example", address=address)).status_code == 200
+    assert await api.admin.fetchval("SELECT address FROM sessions ORDER BY created_at DESC LIMIT 1") == ""

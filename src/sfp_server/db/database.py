@@ -32,6 +32,9 @@ _AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    # before the migration has made the database and the roles' passwords
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.QueryCanceledError,
     asyncpg.DiskFullError,
     asyncpg.DeadlockDetectedError,

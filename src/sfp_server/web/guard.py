@@ -14,7 +14,7 @@ from litestar.handlers import BaseRouteHandler
 
 from sfp_server.actor import Actor
 from sfp_server.errors import Forbidden, Unauthenticated
-from sfp_server.web.asgi import Scope
+from sfp_server.web.asgi import Scope, ip_address_in
 from sfp_server.web.ratelimit import RateLimiter
 
 PUBLIC = "public"
@@ -36,8 +36,8 @@ def bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
 
 
 def address_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
-    """The caller's address as the edge saw it; empty on a unix socket."""
-    return connection.client.host if connection.client else ""
+    """The caller's IP address as the edge saw it; empty when there is none."""
+    return ip_address_in(cast("Scope", connection.scope))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,9 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from sfp_server.errors import BodyTimeout, Malformed, SfpError
+from sfp_server.errors import BodyTimeout, Malformed, SfpError, Unavailable
 from sfp_server.web import problems
-from sfp_server.web.asgi import App, Message, Receive, Scope, Send
+from sfp_server.web.asgi import App, Message, Receive, Scope, Send, ip_address_in
 from sfp_server.web.ratelimit import RateLimiter, headers_of
 
 #: bytes of a body, unless the route says otherwise
@@ -99,7 +99,7 @@ class Limits:
         started = time.perf_counter()
         body = _Body(receive=receive, stall=self.stall)
         body.ended = not _has_body(scope["headers"])
-        status = 500
+        status = 0  # no answer has begun
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -113,6 +113,11 @@ class Limits:
 
         try:
             await self._handle(scope, body.next, answer)
+        except asyncio.CancelledError:
+            if not status:  # the process ends: the client may ask another one
+                body.gone = True
+                await _refuse(Unavailable("this process is ending", retry_after=1), scope, answer)
+            raise
         finally:
             _log.info(
                 "request",
@@ -123,10 +128,9 @@ class Limits:
             )
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = scope.get("client")
         try:
             _check_target(scope)
-            self.limiter.check(scope, f"address:{client[0]}" if client else "", "address", self.address_limit)
+            self.limiter.check(scope, f"address:{ip_address_in(scope)}", "address", self.address_limit)
         except SfpError as error:
             await _refuse(error, scope, send)
             return
