@@ -42,4 +42,5 @@ fi
 say "installing the pinned packages"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input -r requirements-dev.txt
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --editable .
+.venv/bin/python -m compileall -q src  # so that the first start is not slower than the others
 say "done: .venv is ready"

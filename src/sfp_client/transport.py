@@ -81,6 +81,8 @@ class Transport:
         self.ssl = trust(ca_file) if self.url.startswith("https:") else None
         self.is_local = is_loopback(self.url)
         self._patience = patience
+        #: whether the server has ever answered: then "connection refused" means a restart, not a wrong address
+        self._was_there = False
         self._sleep = sleep
         self._http = httpx.Client(
             base_url=self.url + PREFIX,
@@ -204,13 +206,16 @@ class Transport:
 
     def _send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         try:
-            return self._http.send(request, stream=stream)
+            response = self._http.send(request, stream=stream)
         except httpx.ConnectError as error:
-            raise Unreachable(f"{self.url} cannot be reached: {_reason(error)}") from error
+            kind = _Broken if self._was_there else Unreachable
+            raise kind(f"{self.url} cannot be reached: {_reason(error)}") from error
         except httpx.TimeoutException as error:
             raise Unreachable(f"{self.url} did not answer in time") from error
         except httpx.TransportError as error:
             raise _Broken(f"the connection to {self.url} broke: {_reason(error)}") from error
+        self._was_there = True
+        return response
 
 
 class _Broken(Exception):

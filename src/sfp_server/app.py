@@ -1,6 +1,7 @@
 """Composition root of the API: settings → pools and clients → routes. Nobody else constructs these.
 
-To add a capability: append its list to `API_ROUTES` (paths below /sfp/api). Handlers get what they name:
+To add a capability: append its list to `API_ROUTES` (paths below /sfp/api). Handlers get what they name
+and mark (`db: NamedDependency[Database]`):
 
     actor: Actor                    who calls; only on routes with a scope
     db: Database                    role sfp_api

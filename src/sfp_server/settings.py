@@ -44,6 +44,9 @@ class Settings:
         "SFP_AUTO_PORTS",
         "true: `init` chose the ports; `start` may choose others when they are taken",
     )
+    auto_api_port: bool = _setting(
+        False, "autoApiPort", "SFP_AUTO_API_PORT", "true: `init` chose apiPort (and not port); `start` may change it"
+    )
     caddy: bool = _setting(True, "caddy", "SFP_CADDY", "false: no edge of our own (behind another proxy)")
     api_processes: int = _setting(1, "apiProcesses", "SFP_API_PROCESSES", "API processes behind the edge")
 

@@ -110,6 +110,7 @@ async def test_every_operation_is_documented_with_its_scope(api):
         assert operation.get("x-sfp-scope", PUBLIC) == scope
         assert operation["responses"]["default"] == {"$ref": "#/components/responses/Problem"}
         assert operation["summary"] or operation["description"]
+    assert "101" in document["paths"][f"{API}/realtime"]["get"]["responses"]
     assert "http://" not in page.text
     assert "https://" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sfp_server.instance import configuration, edge, logs, place, ports, reference, start, templates
+from sfp_server.instance import configuration, create, edge, logs, place, ports, reference, start, templates
 from sfp_server.instance.launch import pause
 from sfp_server.instance.place import LONGEST_RUN_PATH, Place
 from sfp_server.instance.problem import InstanceError
@@ -190,3 +190,20 @@ def test_valkey_keeps_nothing_and_wants_its_password(tmp_path: Path):
     (tmp_path / "run").mkdir()
     text = templates.valkey_conf(at(tmp_path), "pass-word")
     assert {"port 0", 'save ""', "appendonly no", "requirepass pass-word"} <= set(text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("named", "automatic"),
+    [
+        ({}, {"autoPorts": True}),
+        ({"port": 9443}, {"autoPorts": False, "autoApiPort": True}),
+        ({"port": 9443, "apiPort": 9029}, {"autoPorts": False}),
+        ({"apiPort": 9029}, {"autoPorts": False}),
+        ({"mode": "prod"}, {"autoPorts": False, "autoApiPort": True}),
+    ],
+)
+def test_it_is_remembered_which_ports_were_chosen(tmp_path: Path, named: dict, automatic: dict):
+    values = create.choose_ports(tmp_path, "acme", named)
+    assert {key: value for key, value in values.items() if key.startswith("auto")} == automatic
+    assert named.items() <= values.items()
+    assert {"port", "apiPort"} <= values.keys()

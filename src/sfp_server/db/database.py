@@ -240,8 +240,11 @@ async def _prepare(connection: Any) -> None:
 
 
 async def _roll_back(connection: Any) -> None:
-    """Undo; a connection whose transaction cannot be undone is not used again."""
-    if connection.is_closed():
+    """Undo; a connection whose transaction cannot be undone is not used again. Never raises: the first error counts."""
+    try:
+        if connection.is_closed():
+            return
+    except asyncpg.InterfaceError:  # the pool has taken it back already: the server hung up
         return
     undoing = asyncio.ensure_future(connection.execute("ROLLBACK"))
     # When we are cancelled again meanwhile, nobody else asks how it ended.
@@ -249,7 +252,8 @@ async def _roll_back(connection: Any) -> None:
     try:
         await asyncio.wait_for(asyncio.shield(undoing), 5)
     except (Exception, asyncio.CancelledError):
-        connection.terminate()
+        with suppress(asyncpg.InterfaceError):
+            connection.terminate()
 
 
 class _translated:  # noqa: N801 (reads as a statement: `with _translated():`)

@@ -4,9 +4,12 @@ import base64
 import os
 from typing import Any
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from sfp_server.errors import Conflict
 
 
 class AnswerSeal:
@@ -24,6 +27,10 @@ class AnswerSeal:
         return body | {"token": base64.b64encode(sealed).decode()}
 
     def unseal(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Undo `seal`. Raises Conflict when the key is another one now."""
         sealed = base64.b64decode(body["token"])
-        opened = self._cipher.decrypt(sealed[:12], sealed[12:], str(body["id"]).encode())
+        try:
+            opened = self._cipher.decrypt(sealed[:12], sealed[12:], str(body["id"]).encode())
+        except InvalidTag as error:
+            raise Conflict("the first answer cannot be shown again: the instance's key was replaced") from error
         return body | {"token": opened.decode()}

@@ -77,13 +77,15 @@ def public_url(settings: Settings) -> str:
 
 
 def choose_ports(base: Path, tenant: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Complete `port`, `apiPort` and `autoPorts`: named ports stay, the others are free ones nobody else claims."""
+    """Complete `port`, `apiPort` and which of them were chosen: named ports stay, the others are free ones."""
     prod = values.get("mode") == "prod"
     taken = {other.get(key) for other in names_in_use(base, tenant) for key in ("port", "apiPort")}
     taken |= {values.get(key) for key in ("port", "apiPort")}
     avoid = {port for port in taken if isinstance(port, int)}
-    automatic = not prod and "port" not in values and "apiPort" not in values
-    chosen: dict[str, Any] = {"autoPorts": automatic}
+    chooses_edge, chooses_api = not prod and "port" not in values, "apiPort" not in values
+    chosen: dict[str, Any] = {"autoPorts": chooses_edge and chooses_api}
+    if chooses_api and not chooses_edge:
+        chosen["autoApiPort"] = True
     if "port" not in values:
         chosen["port"] = 443 if prod else ports.pick(8443, avoid=avoid)
     if "apiPort" not in values:

@@ -140,7 +140,7 @@ def _ports(at: Place, settings: Settings) -> Iterator[Finding]:
             continue
         by = ports.holder(port) or "another process"
         detail, mend = f"taken by {by}", f"stop it, or name another {key} in {at.config}"
-        if settings.auto_ports:
+        if settings.auto_ports or (key == "apiPort" and settings.auto_api_port):
             yield Finding(what=f"port {port}", state="warning", detail=detail, mend="`start` will choose another one")
         else:
             yield Finding(what=f"port {port}", state="broken", detail=detail, mend=mend)

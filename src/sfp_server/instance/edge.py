@@ -24,13 +24,21 @@ def health(api_port: int) -> str | None:
     return status if isinstance(status, str) else None
 
 
+def has_own_authority(settings: Settings) -> bool:
+    """True where Caddy signs the certificate itself: on this machine only. Else it gets one by ACME."""
+    return settings.mode == "dev" or settings.domain == "localhost"
+
+
 def answers(at: Place, settings: Settings) -> bool:
     """True when the edge finishes a TLS handshake and passes /health on.
 
     With Caddy's own authority the certificate is verified against it. A public certificate is not
-    verified here: it may still be on its way, and the edge says so in its own log.
+    verified here, and may still be on its way (`doctor` says so): an edge that listens is enough, because it
+    has to run to get one.
     """
-    local = at.edge_root.is_file()
+    local = has_own_authority(settings)
+    if local and not at.edge_root.is_file():
+        return False
     context = ssl.create_default_context(cafile=str(at.edge_root) if local else None)
     if not local:
         context.check_hostname = False
@@ -43,6 +51,8 @@ def answers(at: Place, settings: Settings) -> bool:
         connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
         connection.request("GET", "/health", headers={"Host": f"{name}:{settings.port}"})
         return connection.getresponse().status == http.HTTPStatus.OK
+    except ssl.SSLError:
+        return not local
     except (OSError, http.client.HTTPException):
         return False
     finally:
@@ -63,8 +73,8 @@ def complaint(at: Place) -> str | None:
     return lines[-1][-300:] if done.returncode != 0 and lines else None
 
 
-def publish_root(at: Place) -> None:
+def publish_root(at: Place, settings: Settings) -> None:
     """Copy the edge's public root certificate to `ca.crt`, where clients look for it."""
-    if at.edge_root.is_file():
+    if has_own_authority(settings) and at.edge_root.is_file():
         shutil.copyfile(at.edge_root, at.edge_root_copy)
         at.edge_root_copy.chmod(0o600)

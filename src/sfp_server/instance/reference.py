@@ -21,8 +21,8 @@ URLs of an external PostgreSQL or Valkey are taken by `init` (from `DATABASE_URL
 `--config-file`); their passwords are kept in `secrets/`, and a different `DATABASE_URL` in the environment of a
 later command is refused rather than followed.
 
-`autoPorts` is true when `init` chose the ports: `start` may then choose others when they are taken. A port that
-you name is used or refused.
+`autoPorts` (both) and `autoApiPort` are true when `init` chose the ports: `start` may then choose others when they
+are taken. A port that you name is used or refused.
 
 | key | environment | default | meaning |
 |---|---|---|---|

@@ -25,6 +25,7 @@ from sfp_server.settings import Settings
 NEEDED_SPACE = 50 * 1024 * 1024
 #: an instance that is not healthy after so long (seconds) says why
 PATIENCE = 60.0
+PORT_VARIABLES = {"port": "SFP_PORT", "apiPort": "SFP_API_PORT"}
 #: so many quick restarts of one service are a crash loop
 CRASH_LOOP = 4
 
@@ -98,15 +99,18 @@ def _claim_ports(at: Place, base: Path, environ: Mapping[str, str], say: Callabl
     taken = [key for key, (port, where) in wanted.items() if not ports.is_free(port, where)]
     if not taken:
         return settings
-    if not settings.auto_ports:
-        port = wanted[taken[0]][0]
-        by = ports.holder(port) or "another process"
-        raise InstanceError(
-            f"port {port} is taken by {by}: stop it, or name another one as {taken[0]!r} in {at.config}"
-        )
-    values: dict[str, Any] = {key: value for key, value in configuration.saved(at).items() if key not in taken}
-    other = {key: value for key, value in values.items() if key in {"port", "apiPort"}}
-    values = {**choose_ports(base, at.tenant, {**values, **other}), "autoPorts": True}
+    for key in taken:
+        by_environment = bool(environ.get(PORT_VARIABLES[key]))
+        if by_environment or not (settings.auto_ports or (key == "apiPort" and settings.auto_api_port)):
+            port = wanted[key][0]
+            by = ports.holder(port) or "another process"
+            where = f"in the environment ({PORT_VARIABLES[key]})" if by_environment else f"as {key!r} in {at.config}"
+            raise InstanceError(f"port {port} is taken by {by}: stop it, or name another one {where}")
+    kept = configuration.saved(at)
+    values: dict[str, Any] = {key: value for key, value in kept.items() if key not in taken}
+    # who chose which port is a fact of `init`: it stays as it was
+    how = {key: kept.get(key, False) for key in ("autoPorts", "autoApiPort")}
+    values = {**choose_ports(base, at.tenant, values), **how}
     configuration.save(at, values)
     say("a port was taken: using " + ", ".join(f"{key} {values[key]}" for key in taken))
     return configuration.settings(at, environ)
@@ -157,7 +161,7 @@ def _wait(at: Place, settings: Settings) -> None:
         if time.monotonic() > deadline:
             raise InstanceError(_why(at, settings, answer))
         time.sleep(0.05)
-    edge.publish_root(at)
+    edge.publish_root(at, settings)
 
 
 def _raise_if_crashing(at: Place, settings: Settings) -> None:

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from sfp_server.instance.edge import has_own_authority
 from sfp_server.instance.place import Place
 from sfp_server.instance.services import Service, launcher
 from sfp_server.settings import Settings
@@ -149,7 +150,7 @@ def _quoted(path: str) -> str:
 
 def caddyfile(at: Place, settings: Settings) -> str:
     """The edge: TLS, limits, headers; everything else is the API's business."""
-    local = settings.domain == "localhost" or settings.mode == "dev"
+    local = has_own_authority(settings)
     names = dict.fromkeys([settings.domain, *(["localhost", "127.0.0.1"] if local else [])])
     sites = ", ".join(f"https://{name}:{settings.port}" for name in names)
     # plain HTTP is answered, by a redirect, only where the edge has the usual port and is meant for the outside

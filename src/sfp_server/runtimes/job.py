@@ -18,6 +18,9 @@ from sfp_server.runtimes.egress import Closed, EgressPolicy, OnlyTo, Policies, P
 _MEGABYTE = 1024 * 1024
 #: open files of one process of a worker
 OPEN_FILES = 4096
+#: seconds that a start waits for a broker that is away, and between two tries
+BROKER_SECONDS = 20.0
+BROKER_PAUSE_SECONDS = 0.2
 _PORTS = {"http": 80, "https": 443, "git": 9418}
 
 
@@ -164,16 +167,22 @@ def _curl_entries(host: str, port: int, addresses: frozenset[str]) -> Sequence[s
 
 
 async def _connect_broker(path: Path | None) -> int:
+    """A connection to the broker, which may be on its way back from a crash: the task need not die with it."""
     if path is None:
         raise RuntimeUnavailable("no credential broker is configured")
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.setblocking(False)
-    try:
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(connection, str(path)), 5.0)
-    except (OSError, TimeoutError) as error:
-        connection.close()
-        raise RuntimeUnavailable("the credential broker cannot be reached") from error
-    return connection.detach()
+    deadline = asyncio.get_running_loop().time() + BROKER_SECONDS
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(connection, str(path)), 5.0)
+        except (OSError, TimeoutError) as error:
+            connection.close()
+            if asyncio.get_running_loop().time() > deadline:
+                raise RuntimeUnavailable("the credential broker cannot be reached") from error
+            await asyncio.sleep(BROKER_PAUSE_SECONDS)
+        else:
+            return connection.detach()
 
 
 def _open_archive(archive: Archive) -> int:

@@ -7,7 +7,9 @@ times and headers of every request · `paging.py` cursors · `idempotency.py` cr
 A route in a capability's `routes.py`:
 
     @post("/tasks", opt={"scope": "tasks:write"})
-    async def submit(data: SubmitTask, request: ApiRequest, actor: Actor, db: Database) -> Response[TaskAnswer]: ...
+    async def submit(
+        data: JSONBody[SubmitTask], actor: NamedDependency[Actor], db: NamedDependency[Database]
+    ) -> Response[TaskAnswer]: ...
 
 `actor`, `db`, `settings`, `cache` and `authenticator` are named dependencies that `app.py` provides.
 """

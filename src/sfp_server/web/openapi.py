@@ -8,6 +8,7 @@ bytes object instead of the whole tree.
 import base64
 import hashlib
 import html
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import msgspec
 from litestar import Litestar, Response, Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.openapi.config import OpenAPIConfig
-from litestar.routes import HTTPRoute
+from litestar.routes import HTTPRoute, WebSocketRoute
 from litestar.types import ControllerRouterHandler
 
 from sfp_server.errors import Forbidden
@@ -63,6 +64,8 @@ class ApiDocument:
         for route in app.routes:
             if isinstance(route, HTTPRoute):
                 _add_scopes(document, route)
+            elif isinstance(route, WebSocketRoute):
+                document["paths"][route.path_format] = {"get": _socket(route)}
         return document
 
 
@@ -83,6 +86,19 @@ def _add_errors(document: dict[str, Any]) -> None:
     }
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "a user JWT or an application token"}
+    }
+
+
+def _socket(route: WebSocketRoute) -> dict[str, Any]:
+    """OpenAPI has no word for a WebSocket: the request that opens one."""
+    return {
+        "summary": "WebSocket",
+        "description": inspect.getdoc(route.route_handler.fn) or "",
+        "operationId": route.route_handler.handler_name,
+        "responses": {
+            "101": {"description": "the WebSocket is open"},
+            "default": {"$ref": "#/components/responses/Problem"},
+        },
     }
 
 
