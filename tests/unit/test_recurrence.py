@@ -86,11 +86,11 @@ def test_a_series_ends_with_its_last_occurrence():
 
 @pytest.mark.parametrize("expression", ["", "@daily", "* * *", "61 * * * *", "* * * * * *", "0 0 31 2 *", "a b c d e"])
 def test_what_is_no_cron_expression_is_refused(expression):
-    with pytest.raises(ValueError, match="^cron: "):
+    with pytest.raises(ValueError, match=r"^cron: "):
         check_cron(expression)
 
 
 @pytest.mark.parametrize("name", ["", "Mars/Base", "../etc/passwd", "/etc/localtime"])
 def test_what_is_no_time_zone_is_refused(name):
-    with pytest.raises(ValueError, match="^timezone: "):
+    with pytest.raises(ValueError, match=r"^timezone: "):
         check_timezone(name)
