@@ -34,7 +34,7 @@ test: $(STAMP)
 
 test-container: $(STAMP)
 	@sh scripts/podman.sh
-	$(BIN)/python -m pytest -m container tests/conformance $(ARGS)
+	$(BIN)/python -m pytest -m container $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
@@ -80,22 +81,22 @@ def _until_answering(service, folder):
     """Podman tells nobody when it listens."""
     deadline = time.monotonic() + 30
     while True:
-        with contextlib.suppress(httpx.HTTPError), client(f"{folder}/socket") as engine:
-            engine.get("/_ping").raise_for_status()
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(f"{folder}/socket")
             return
         if service.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("podman does not come up: " + (folder / "log").read_text()[-500:])
         time.sleep(0.05)
 
 
-def client(socket):
-    transport = httpx.HTTPTransport(uds=socket)
+def client(path):
+    transport = httpx.HTTPTransport(uds=path)
     return httpx.Client(transport=transport, base_url="http://engine", timeout=60)
 
 
-def make_image(socket, name=IMAGE, *, mark="", changes=()):
+def make_image(path, name=IMAGE, *, mark="", changes=()):
     """Import the image from scratch; `mark` is in its /etc/mark, `changes` are lines of a Dockerfile."""
-    with client(socket) as engine:
+    with client(path) as engine:
         params = {"fromSrc": "-", "changes": list(changes)}
         made = engine.post("/images/create", params=params, content=rootfs(mark)).raise_for_status()
         repository, _, tag = name.rpartition(":")
@@ -127,11 +128,11 @@ def _of_root(info):
     return info
 
 
-def supply(socket=None, **fields) -> Supply:
+def supply(path=None, **fields) -> Supply:
     """Containers from the image from scratch, with this machine's programs."""
     mounts = [Path("/usr"), *(Path(f"/{name}") for name in bwrap.MERGED if _is_real(name))]
     fields = {"image": IMAGE, "mounts": tuple(mounts), **fields}
-    return Supply(engine=socket or os.environ[VARIABLE], **fields)
+    return Supply(engine=path or os.environ[VARIABLE], **fields)
 
 
 def _is_real(name):

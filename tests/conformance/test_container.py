@@ -120,6 +120,7 @@ print(json.dumps({
     "interfaces": sorted(name for _, name in socket.if_nameindex()),
     "processes": sorted(int(pid) for pid in os.listdir("/proc") if pid.isdigit()) == [1, os.getpid()],
     "host": socket.gethostname(),
+    "hosts": open("/etc/hosts").read().split(),
     "setuid": [path for path in (".", "/tmp", "/var/tmp", "/dev/shm") if os.statvfs(path).f_flag & os.ST_NOSUID == 0],
     "sizes": [os.statvfs(path).f_blocks * os.statvfs(path).f_frsize >> 20 for path in (".", "/tmp", "/var/tmp", "/dev/shm")],
     "mount": refused(lambda: os.chroot("/")),
@@ -142,6 +143,7 @@ async def test_the_walls_of_a_container(runtime):
         "interfaces": ["lo"],
         "processes": True,
         "host": "worker",
+        "hosts": ["127.0.0.1", "localhost", "worker", "::1", "localhost"],
         "setuid": [],
         "sizes": [64, 64, 64, 64],
         "mount": 1,
@@ -178,6 +180,13 @@ async def test_volumes_of_an_image_are_small_and_in_memory(made, engine):
         await runtime.close()
 
 
+async def test_a_private_directory_may_lie_deep(kind, folder):
+    runtime = engines.runtime(None, EgressPolicy(), 0, scratch=folder / ("deep" * 20))
+    await runtime.open()
+    assert (await run(runtime, workload("true")))[0].code == 0
+    await runtime.close()
+
+
 async def test_nothing_of_a_container_remains(made, engine, folder):
     runtime = made()
     await runtime.open()
@@ -187,7 +196,7 @@ async def test_nothing_of_a_container_remains(made, engine, folder):
     await runtime.stop(handle)
     await runtime.close()
     assert containers(engine, runtime) == []
-    assert list((folder / "other").iterdir()) == []
+    assert list((folder / "other" / "containers").iterdir()) == []
 
 
 CRASHES = """

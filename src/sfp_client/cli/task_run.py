@@ -19,7 +19,7 @@ Queue = Annotated[Priority | None, typer.Option("--priority", help="Which queue.
 Network = Annotated[bool, typer.Option("--network", help="Let the task reach outside addresses.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", min=0.001, help="Seconds the task may run.")]
 Label = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeat.")]
-Runtime = Annotated[str | None, typer.Option("--runtime", help="How its worker is made: sandbox, process.")]
+Runtime = Annotated[str | None, typer.Option("--runtime", help="How its worker is made: sandbox, process, container.")]
 WaitTimeout = Annotated[
     float | None, typer.Option("--wait-timeout", min=0, help="Seconds to wait; then exit status 5, the task goes on.")
 ]

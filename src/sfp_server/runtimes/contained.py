@@ -72,10 +72,7 @@ class Contained:
 
     async def remove(self) -> None:
         """Remove it; one that the engine does not let go of now is found again by its labels."""
-        try:
-            await self._engine.remove(self.name)
-        except EngineError as error:
-            _log.warning("runtime.container_not_removed", container=self.name, reason=str(error))
+        await remove(self._engine, self.name)
 
     async def _watch(self) -> None:
         """Learn of the end, and then from the engine how it was."""
@@ -110,6 +107,14 @@ class Contained:
             if now > deadline:
                 raise EngineError(0, "the engine does not say how the container ended")
             await asyncio.sleep(pause)
+
+
+async def remove(engine: Docker, ident: str) -> None:
+    """Remove a container, or say why not: one that an engine cannot let go of must not stop the others."""
+    try:
+        await engine.remove(ident)
+    except EngineError as error:
+        _log.warning("runtime.container_not_removed", container=ident, reason=str(error))
 
 
 async def _gone(pid: int) -> None:

@@ -3,7 +3,7 @@
 The supervisor is process 1 of the container, so that the contract is the same as everywhere. Its control
 socket waits for it in a directory that only this container sees; it is the first to connect, and before
 it gets a job the socket is gone. What the container may do is in `containerspec`, how it ends in
-`contained`. Engine and images are the operator's: see docs/decisions/0009-container-runtime.md.
+`contained`. Engine and images are the operator's: see docs/decisions/0011-container-runtime.md.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from sfp_server.runtimes import containerspec, image, job, launch, seccomp
+from sfp_server.runtimes import bwrap, containerspec, image, job, launch, seccomp
 from sfp_server.runtimes.base import Git, Limits, Network, RuntimeUnavailable, Workload
 from sfp_server.runtimes.channel import Channel
-from sfp_server.runtimes.contained import Contained
+from sfp_server.runtimes.contained import Contained, remove
 from sfp_server.runtimes.containerspec import Ground
 from sfp_server.runtimes.docker import About, Docker, EngineError
 from sfp_server.runtimes.egress import EgressPolicy
@@ -38,6 +38,8 @@ LOOK_SECONDS = 0.5
 #: Users that exist nowhere else, one per worker in turn; fewer where the engine remaps users, which has
 #: no more than 65,536 of them.
 FIRST_USER, FIRST_REMAPPED, USERS = 0x60000000, 1000, 0xF000
+#: what engines write themselves: names from the host's own file, and nameservers that no gate asks
+_ETC = ("resolv.conf", "hosts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +85,14 @@ class ContainerRuntime(SupervisedRuntime):
         super().__init__(broker_socket=broker_socket, egress=egress, warm=warm)
         self._supply = supply
         self._defaults = defaults or Limits()
-        self._folders = Folders(scratch)
+        self._folders = Folders(scratch / "containers")  # nobody else's: sockets in there are open to all
         self._instance = hashlib.sha256(str(scratch.resolve()).encode()).hexdigest()[:16]
         #: other runtimes of this process may serve the same instance
         self._names = f"sfp-{self._instance}-{secrets.token_hex(4)}"
         self._dispatcher = f"{os.getpid()}-{launch.start_time(os.getpid())}"
         self._engine = Docker(supply.engine)
-        self._numbers = itertools.count(1)
+        # From anywhere: a limit of processes counts all those of a user, also in another instance's container.
+        self._numbers = itertools.count(secrets.randbelow(USERS))
         self._prepared: _Prepared | None = None
         self._filters: dict[Network, bytes] = {}
 
@@ -107,9 +110,7 @@ class ContainerRuntime(SupervisedRuntime):
         folder = self._folders.make("container")
         folder.chmod(0o755)
         await image.copy_code(folder / "code", await image.interpreter())
-        resolv_conf = folder / "resolv.conf"
-        resolv_conf.write_text(image.resolv_conf(image.nameservers()), encoding="ascii")
-        resolv_conf.chmod(0o644)
+        _make_etc(folder)
         self._prepared = _Prepared(about=about, ground=self._ground(about, folder), folder=folder)
         if self._supply.image is not None:
             self._pool.fill()
@@ -117,7 +118,7 @@ class ContainerRuntime(SupervisedRuntime):
     def _ground(self, about: About, folder: Path) -> Ground:
         return Ground(
             code=folder / "code",
-            resolv_conf=folder / "resolv.conf",
+            etc=[folder / name for name in _ETC],
             mounts=self._supply.mounts,
             python=self._supply.python,
             has_memory_limit=about.has_memory_limit,
@@ -131,7 +132,7 @@ class ContainerRuntime(SupervisedRuntime):
         for ident, labels in found.items():
             pid, _, started = labels.get(containerspec.DISPATCHER, "").partition("-")
             if not pid.isdigit() or str(launch.start_time(int(pid))) != started:
-                await self._engine.remove(ident)
+                await remove(self._engine, ident)
 
     async def close(self) -> None:
         await super().close()
@@ -306,6 +307,16 @@ class ContainerRuntime(SupervisedRuntime):
         }
 
 
+def _make_etc(folder: Path) -> None:
+    files = {
+        "resolv.conf": image.resolv_conf(image.nameservers()),
+        "hosts": f"127.0.0.1 localhost {bwrap.HOSTNAME}\n::1 localhost\n",
+    }
+    for name in _ETC:
+        (folder / name).write_text(files[name], encoding="utf-8")
+        (folder / name).chmod(0o644)
+
+
 def _is_gated(workload: Workload) -> bool:
     return workload.network is Network.EGRESS or isinstance(workload.workspace, Git)
 
@@ -314,7 +325,12 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
-        listener.bind(str(path))
+        # By its directory: the whole path may be longer than the kernel takes for a socket.
+        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.close(folder)
         path.chmod(0o666)  # for the container's user
         listener.listen(1)
     except OSError as error:

@@ -33,9 +33,10 @@ ENTRY = f"import sys; sys.path.insert(0, '{CODE_AT}'); from sfp_worker.superviso
 class Ground:
     """What is the same for all containers of a runtime."""
 
-    #: directory with the supervisor's code, and a resolv.conf for the gate, on this machine
+    #: directory with the supervisor's code, on this machine
     code: Path
-    resolv_conf: Path
+    #: files of its /etc that engines would fill with what this machine knows
+    etc: Sequence[Path] = ()
     #: directories of this machine that every container sees, read-only, at the same place
     mounts: Sequence[Path] = ()
     #: the interpreter, as the image knows it
@@ -128,7 +129,7 @@ def _mounts(ground: Ground, container: Container) -> list[dict[str, Any]]:
         **{str(path): path for path in ground.mounts},
         CODE_AT: ground.code,
         CONTROL_AT: container.control,
-        "/etc/resolv.conf": ground.resolv_conf,
+        **{f"/etc/{path.name}": path for path in ground.etc},
     }
     return [
         {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": True} for target, source in places.items()
