@@ -179,7 +179,7 @@ class Database:
     async def _release(self, connection: Any) -> None:
         if self._pool is not None:
             with suppress(*_AWAY):
-                await asyncio.shield(self._pool.release(connection, timeout=2))
+                await self._pool.release(connection, timeout=2)  # which asyncpg shields from cancellation
 
     async def _open(self) -> None:
         async with self._opening:

@@ -21,7 +21,7 @@ _log: Any = structlog.get_logger(__name__)
 #: waiting workers at most, each about 10 MB
 MAX_WARM = 32
 #: seconds without a start after which the pool is filled, unless it is empty
-QUIET_SECONDS = 0.02
+QUIET_SECONDS = 0.05
 
 
 class WarmPool:
