@@ -36,6 +36,8 @@ class Tasks:
         limits: Mapping[str, int] | None = None,
         retry: Mapping[str, Any] | None = None,
         concurrency_key: str | None = None,
+        scheduled_for: str | None = None,
+        recurrence: Mapping[str, Any] | None = None,
         key: str | None = None,
     ) -> Submitted:
         """Submit a task. Tried again until the server took it, and it takes it once.
@@ -46,6 +48,8 @@ class Tasks:
             credentials: as in `{"type": "secret", "name": "NPM_TOKEN", "env": "NPM_TOKEN"}`.
             network: `none` or `egress`.
             retry: `retryConfig` of the API.
+            scheduled_for: ISO 8601 time with a zone; the task runs once, then.
+            recurrence: `recurrenceConfig` of the API; the task becomes a series.
             key: the Idempotency-Key; one is made when it is not given.
         """
         body: dict[str, Any] = {
@@ -62,6 +66,9 @@ class Tasks:
                     "limits": dict(limits) if limits else None,
                     "retryConfig": dict(retry) if retry else None,
                     "concurrencyKey": concurrency_key,
+                    "scheduleType": "recurring" if recurrence else "scheduled" if scheduled_for else None,
+                    "scheduledFor": scheduled_for,
+                    "recurrenceConfig": dict(recurrence) if recurrence else None,
                 }
             ),
         }
@@ -104,6 +111,23 @@ class Tasks:
     def cancel(self, operation_id: str) -> dict[str, Any]:
         """Raises ApiError `already_final` (409)."""
         return self._transport.json("DELETE", _path(operation_id))
+
+    def retry(self, operation_id: str) -> Submitted:
+        """Run a finished task again, as a new one. Raises ApiError `not_finished` (409)."""
+        return self._transport.json("POST", _path(operation_id) + "/retry", key=new_key())
+
+    def explain(self, operation_id: str) -> dict[str, Any]:
+        """Why it is not running, where it stands, and when it will probably start."""
+        return self._transport.json("GET", _path(operation_id) + "/explain")
+
+    def stop_recurring(self, operation_id: str) -> dict[str, Any]:
+        """End a series. Raises ApiError `already_final`, `conflict` (409)."""
+        return self._transport.json("POST", _path(operation_id) + "/stop-recurring")
+
+    def instances(self, operation_id: str, *, limit: int | None = None, cursor: str | None = None) -> Page:
+        """One page of the runs of a series, newest first."""
+        params = {"limit": limit, "cursor": cursor}
+        return self._transport.json("GET", _path(operation_id) + "/recurring-instances", params=params)
 
     def types(self) -> builtins.list[dict[str, Any]]:
         """The task types, each with the JSON Schema of its `data`."""

@@ -82,3 +82,31 @@ def git(text: str) -> dict[str, Any]:
     """`URL[@REF]`; an @ before the path, as in git@host:path or https://user@host/path, belongs to the URL."""
     with_ref = _WITH_REF.fullmatch(text)
     return {"url": text} if with_ref is None else {"url": with_ref[1], "ref": with_ref[2]}
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(option: str, text: str) -> float:
+    """`90`, `90s`, `5m`, `2h`, `1d` in seconds."""
+    number, unit = (text[:-1], text[-1]) if text and text[-1] in _UNITS else (text, "s")
+    try:
+        found = float(number) * _UNITS[unit]
+    except ValueError as error:
+        raise wrong(option, f"must be a number with s, m, h or d, as in 5m, not '{text}'") from error
+    if not 1 <= found < float("inf"):
+        raise wrong(option, "must be at least one second")
+    return found
+
+
+def recurrence(
+    *, cron: str | None, every: str | None, timezone: str | None, schedule: str | None
+) -> dict[str, Any] | None:
+    """`recurrenceConfig` of a series; None for a task that runs once."""
+    if sum(option is not None for option in (cron, every, schedule)) > 1:
+        raise wrong("--schedule, --cron, --every", "only one of them can be given")
+    if timezone is not None and cron is None:
+        raise wrong("--timezone", "goes with --cron")
+    if cron is not None:
+        return {"cron": cron, **({"timezone": timezone} if timezone else {})}
+    return {"intervalSeconds": seconds("--every", every)} if every is not None else None

@@ -1,4 +1,4 @@
-"""`sfp-server task …`: look at tasks and cancel them. `task_run.py` has submit and run."""
+"""`sfp-server task …`: look at tasks and cancel them. `task_run.py` has submit and run, `task_more.py` the rest."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sfp_client.cli import artifacts, output, task_run
+from sfp_client.cli import artifacts, output, task_more, task_run
 from sfp_client.cli.command import Session, command, group
 from sfp_client.cli.task_run import Priority
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 app = group("Submit, follow and inspect tasks.")
 app.add_typer(task_run.app)  # without a name: its commands are here
+app.add_typer(task_more.app)
 
 OperationId = Annotated[str, typer.Argument(metavar="OPERATION_ID", help="Id of the task.", show_default=False)]
 Status = Literal["pending", "active", "completed", "failed", "cancelled"]

@@ -32,6 +32,7 @@ WaitTimeout = Annotated[
         """sfp-server task submit command --data '{"argv":["git","--version"]}' --wait""",
         "sfp-server task submit command --arg npm --arg test --credential secret:NPM_TOKEN --follow",
         "sfp-server task submit command --data @task.json --priority critical --label pr=12 --json",
+        "sfp-server task submit command --arg ./nightly.sh --cron '0 2 * * 1-5' --timezone Europe/Berlin",
     ],
 )
 def submit(
@@ -50,6 +51,18 @@ def submit(
     timeout: Timeout = None,
     label: Label = None,
     runtime: Runtime = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", metavar="ISO", help="Run once, then: 2026-12-24T02:00:00+01:00.")
+    ] = None,
+    cron: Annotated[str | None, typer.Option("--cron", help="Run again and again: '0 2 * * 1-5'.")] = None,
+    every: Annotated[str | None, typer.Option("--every", metavar="5m", help="The same in steps of s, m, h, d.")] = None,
+    timezone: Annotated[str | None, typer.Option("--timezone", help="Of --cron; default UTC.")] = None,
+    attempts: Annotated[
+        int | None, typer.Option("--attempts", min=1, max=100, help="Tries, the first included.")
+    ] = None,
+    concurrency_key: Annotated[
+        str | None, typer.Option("--concurrency-key", help="Tasks with the same key run one after another.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit status 1 unless it completed.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="As --wait, with its log live.")] = False,
     wait_timeout: WaitTimeout = None,
@@ -69,6 +82,10 @@ def submit(
             timeout_seconds=timeout,
             network="egress" if network else None,
             runtime=runtime,
+            retry={"maxAttempts": attempts} if attempts else None,
+            concurrency_key=concurrency_key,
+            scheduled_for=schedule,
+            recurrence=parse.recurrence(cron=cron, every=every, timezone=timezone, schedule=schedule),
         )
         if not (wait or follow or wait_timeout is not None):
             session.show(submitted, submitted["operationId"])

@@ -1,0 +1,64 @@
+"""`sfp-server task retry|explain|stop-recurring|instances`: what comes after a task, and before it runs."""
+
+from typing import Annotated, Any
+
+import typer
+
+from sfp_client.cli import output
+from sfp_client.cli.command import Session, command
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+OperationId = Annotated[str, typer.Argument(metavar="OPERATION_ID", help="Id of the task.", show_default=False)]
+
+
+@command(app, "retry", examples=["sfp-server task retry 0198f2d0-…"])
+def retry(session: Session, *, operation_id: OperationId) -> None:
+    """Run a finished task again: a new task with the same input."""
+    with session.client() as client:
+        made = client.tasks.retry(operation_id)
+    session.show(made, made["operationId"])
+
+
+@command(app, "explain", examples=["sfp-server task explain 0198f2d0-…"])
+def explain(session: Session, *, operation_id: OperationId) -> None:
+    """Say why a task is not running, where it stands, and when it will probably start."""
+    with session.client() as client:
+        found = client.tasks.explain(operation_id)
+    session.show(found, _told(found))
+
+
+def _told(found: dict[str, Any]) -> str:
+    if found["status"] != "pending":
+        return f"the task is {found['status']}; it waits for nothing"
+    lines = [f"{item['reason']}: {item['detail']}" if item["detail"] else item["reason"] for item in found["reasons"]]
+    if found["position"] is not None:
+        lines.append(f"position {found['position']} of {found['queuePending']} waiting")
+    wait = found["estimatedWaitSeconds"]
+    if wait is not None:
+        lines.append(f"probably starts in {wait['p50']:.0f} s (9 of 10 times within {wait['p90']:.0f} s)")
+    return "\n".join(lines)
+
+
+@command(app, "stop-recurring", examples=["sfp-server task stop-recurring 0198f2d0-…"])
+def stop_recurring(session: Session, *, operation_id: OperationId) -> None:
+    """End a recurring task; a run under way goes on."""
+    with session.client() as client:
+        done = client.tasks.stop_recurring(operation_id)
+    session.show({"operationId": operation_id, **done}, str(done.get("message", "the series has ended")))
+
+
+@command(app, "instances", examples=["sfp-server task instances 0198f2d0-…"])
+def instances(
+    session: Session,
+    *,
+    operation_id: OperationId,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="So many.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="nextCursor of the page before.")] = None,
+) -> None:
+    """List the runs of a recurring task, newest first."""
+    with session.client() as client:
+        page = client.tasks.instances(operation_id, limit=limit, cursor=cursor)
+    columns = ("operationId", "status", "attempt", "createdAt", "finishedAt")
+    rows = [[item.get(column) for column in columns] for item in page["items"]]
+    session.show(page, lambda: output.table(columns, rows, empty="it has not run yet"))
