@@ -90,7 +90,7 @@ def create_app(settings: Settings) -> Litestar:
     dependencies = {name: _provide(value) for name, value in provided.items()}
     dependencies["actor"] = Provide(_actor, sync_to_thread=False)
     documented: list[ControllerRouterHandler] = [*health.ROUTES, Router("/sfp/api", route_handlers=API_ROUTES)]
-    dependencies["api_document"] = _provide(openapi.ApiDocument(documented, dependencies, version=VERSION))
+    dependencies["api_document"] = _provide(openapi.ApiDocument(documented, list(dependencies), version=VERSION))
     app = Litestar(
         route_handlers=[*documented, *openapi.ROUTES],
         dependencies=dependencies,
@@ -109,7 +109,7 @@ def create_app(settings: Settings) -> Litestar:
 
 
 def _provide(value: Any) -> Provide:
-    return Provide(lambda: value, sync_to_thread=False, use_cache=True)
+    return Provide(lambda: value, sync_to_thread=False)
 
 
 def _actor(request: Request[Any, Any, Any]) -> Actor:

@@ -56,7 +56,12 @@ async def submit(
 
 @post("/tasks/bulk", opt={"scope": "tasks:write"}, status_code=201, request_max_body_size=_BULK_BYTES)
 async def submit_bulk(
-    request: ApiRequest, data: wire.SubmitTasks, actor: Actor, db: Database, settings: Settings, kinds: Kinds
+    request: ApiRequest,
+    data: JSONBody[wire.SubmitTasks],
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    settings: NamedDependency[Settings],
+    kinds: NamedDependency[Kinds],
 ) -> Response[Any]:
     """Submit up to 1,000 tasks: all of them, or none."""
     submissions = [service.check(body, kinds, settings, at=f"tasks[{n}].") for n, body in enumerate(data.tasks)]
@@ -157,7 +162,9 @@ async def cancel(
 
 
 @post("/tasks/{task_id:uuid}/retry", opt={"scope": "tasks:write"}, status_code=201)
-async def retry(task_id: UUID, request: ApiRequest, actor: Actor, db: Database) -> Response[Any]:
+async def retry(
+    task_id: FromPath[UUID], request: ApiRequest, actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> Response[Any]:
     """Run a finished task again: a new task with the same input, linked to the old one."""
 
     async def create() -> answers.SubmittedTask:
@@ -170,7 +177,9 @@ async def retry(task_id: UUID, request: ApiRequest, actor: Actor, db: Database) 
 
 
 @post("/tasks/{task_id:uuid}/stop-recurring", opt={"scope": "tasks:write"}, status_code=200)
-async def stop_recurring(task_id: UUID, actor: Actor, db: Database) -> answers.Cancelled:
+async def stop_recurring(
+    task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> answers.Cancelled:
     """End a series; a run under way goes on."""
     async with db.transaction(actor) as tx:
         await service.stop_recurring(tx, actor, task_id)
@@ -179,7 +188,11 @@ async def stop_recurring(task_id: UUID, actor: Actor, db: Database) -> answers.C
 
 @get("/tasks/{task_id:uuid}/recurring-instances", opt={"scope": "tasks:read"})
 async def recurring_instances(
-    task_id: UUID, actor: Actor, db: Database, limit: Limit = DEFAULT_LIMIT, cursor: str | None = None
+    task_id: FromPath[UUID],
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
 ) -> Page[answers.TaskRow]:
     """Runs of a series, newest first."""
     async with db.transaction(actor) as tx:
@@ -188,13 +201,15 @@ async def recurring_instances(
 
 
 @post("/tasks/preview-recurrence", opt={"scope": "tasks:read"}, status_code=200)
-async def preview(data: wire.RecurrenceConfig) -> answers.RecurrencePreview:
+async def preview(data: JSONBody[wire.RecurrenceConfig]) -> answers.RecurrencePreview:
     """The next ten runs that a `recurrenceConfig` would have, without submitting anything."""
     return answers.RecurrencePreview(next_runs=service.preview(data, 10))
 
 
 @get("/tasks/{task_id:uuid}/explain", opt={"scope": "tasks:read"})
-async def explain_task(task_id: UUID, actor: Actor, db: Database) -> answers.ExplainAnswer:
+async def explain_task(
+    task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> answers.ExplainAnswer:
     """Why a task is not running, where it stands, and when it will probably start."""
     async with db.transaction(actor) as tx:
         return await explain.explain(tx, await service.get(tx, task_id))
@@ -236,7 +251,9 @@ async def queues(actor: NamedDependency[Actor], db: NamedDependency[Database]) -
 
 
 @patch("/queues/{name:str}", opt={"scope": "queues:write"})
-async def patch_queue(name: str, data: wire.PatchQueue, actor: Actor, db: Database) -> answers.QueueAnswer:
+async def patch_queue(
+    name: FromPath[str], data: JSONBody[wire.PatchQueue], actor: NamedDependency[Actor], db: NamedDependency[Database]
+) -> answers.QueueAnswer:
     """Change a queue's slots, pause or resume it; running tasks finish."""
     if name not in set(Queue):
         raise NotFound("there is no such queue: critical, normal, batch")

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import html
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -30,9 +30,7 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 class ApiDocument:
     """The document of these routes, built once."""
 
-    def __init__(
-        self, routes: Sequence[ControllerRouterHandler], dependencies: Mapping[str, Provide], *, version: str
-    ) -> None:
+    def __init__(self, routes: Sequence[ControllerRouterHandler], dependencies: Sequence[str], *, version: str) -> None:
         self._routes = routes
         self._dependencies = dependencies
         self._version = version
@@ -50,7 +48,9 @@ class ApiDocument:
         return self._page
 
     def _build(self) -> dict[str, Any]:
-        root = Router("/", route_handlers=list(self._routes), dependencies=dict(self._dependencies))
+        # Names alone: Litestar copies deeply what it registers, and nothing is called here.
+        named = {name: _provide_nothing() for name in self._dependencies}
+        root = Router("/", route_handlers=list(self._routes), dependencies=named)
         config = OpenAPIConfig(title="sfp server", version=self._version, use_handler_docstrings=True)
         app = Litestar(
             route_handlers=[root],
@@ -67,6 +67,11 @@ class ApiDocument:
             elif isinstance(route, WebSocketRoute):
                 document["paths"][route.path_format] = {"get": _socket(route)}
         return document
+
+
+def _provide_nothing() -> Provide:
+    """A dependency of the application that only describes; Litestar wants a function of its own for each name."""
+    return Provide(lambda: None, sync_to_thread=False)
 
 
 def _closed(_connection: object, _handler: object) -> None:
