@@ -38,7 +38,17 @@ class Jobs:
 
     def submit(self, argv: list[str], **options: Any) -> str:
         """Submit a `command`; the options of `Tasks.submit` are taken out, the others are its data."""
-        named = {"priority", "credentials", "labels", "timeout_seconds", "network", "limits", "retry", "key"}
+        named = {
+            "priority",
+            "credentials",
+            "labels",
+            "timeout_seconds",
+            "network",
+            "limits",
+            "retry",
+            "key",
+            "concurrency_key",
+        }
         given = {name: options.pop(name) for name in named & options.keys()}
         return self.client.tasks.submit("command", {"argv": argv, **options}, **given)["operationId"]
 

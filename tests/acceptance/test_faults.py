@@ -181,19 +181,19 @@ def test_a_frozen_dispatcher_does_not_overwrite_what_came_after_it(jobs: Jobs, h
 
 
 def test_stop_lets_running_tasks_end_and_keeps_waiting_ones(jobs: Jobs, healthy: Instance):
-    running = [jobs.submit(["sh", "-c", "sleep 1; echo done"], priority="batch") for _ in range(2)]
-    eventually(lambda: all(jobs.client.tasks.status(task)["status"] == "active" for task in running))
-    waiting = [jobs.submit(["echo", "later"], priority="batch") for _ in range(3)]
+    running = jobs.submit(["sh", "-c", "sleep 1; echo done"], concurrency_key="stop")
+    eventually(lambda: jobs.client.tasks.status(running)["status"] == "active")
+    waiting = [jobs.submit(["echo", "later"], concurrency_key="stop") for _ in range(3)]
     assert healthy.run("stop").returncode == 0
     assert healthy.run("start").returncode == 0
-    assert [jobs.wait(task).stdout for task in running] == [["done"]] * 2
+    assert jobs.wait(running).stdout == ["done"]
     assert [jobs.wait(task).stdout for task in waiting] == [["later"]] * 3
 
 
 def test_after_a_power_cut_waiting_tasks_run_and_running_ones_are_told(jobs: Jobs, healthy: Instance):
-    running = [jobs.submit(["sleep", "1000"], priority="batch") for _ in range(2)]
-    eventually(lambda: all(jobs.client.tasks.status(task)["status"] == "active" for task in running))
-    waiting = [jobs.submit(["echo", "later"], priority="batch") for _ in range(3)]
+    running = jobs.submit(["sleep", "1000"], concurrency_key="cut")
+    eventually(lambda: jobs.client.tasks.status(running)["status"] == "active")
+    waiting = [jobs.submit(["echo", "later"], concurrency_key="cut") for _ in range(3)]
     watcher = supervisor.supervisor_pid(healthy.place)
     assert watcher is not None
     for pid in (*healthy.pids("guard"), watcher, *supervisor.leftovers(healthy.place)):
@@ -201,5 +201,5 @@ def test_after_a_power_cut_waiting_tasks_run_and_running_ones_are_told(jobs: Job
             os.kill(pid, signal.SIGKILL)
     eventually(lambda: supervisor.leftovers(healthy.place) == [])
     assert healthy.run("start").returncode == 0
-    assert [jobs.wait(task, timeout=HEALING).code for task in running] == ["worker_lost"] * 2
+    assert jobs.wait(running, timeout=HEALING).code == "worker_lost"
     assert [jobs.wait(task).stdout for task in waiting] == [["later"]] * 3

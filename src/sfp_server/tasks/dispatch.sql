@@ -3,6 +3,16 @@
 SELECT *
   FROM claim_any($1, $2, $3, $4)
 
+-- name: unheard
+-- Tasks that are claimed for us, other than those we know of: the answer to their claim never came.
+SELECT tasks.*
+  FROM attempts
+  JOIN tasks ON tasks.id = attempts.task_id
+   AND tasks.attempt = attempts.attempt
+ WHERE attempts.dispatcher_id = $1
+   AND attempts.status = 'active'
+   AND attempts.task_id <> ALL ($2::uuid[])
+
 -- name: finish
 SELECT finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 

@@ -97,10 +97,15 @@ class Dispatcher:
     # ------------------------------------------------------------------------------------------- claiming
 
     async def _claim_until_stopped(self) -> None:
+        in_doubt = False  # whether the last claim may have been made without our hearing of it
         while not self._stopping.is_set():
             self._wake.clear()
             try:
+                if in_doubt:
+                    await self._begin_unheard()
+                in_doubt = True
                 await self._claim_all()
+                in_doubt = False
             except SfpError as error:
                 log.warning("cannot claim now", why=str(error))
             except Exception:
@@ -113,6 +118,14 @@ class Dispatcher:
 
     async def _claim_all(self) -> None:
         while not self._stopping.is_set() and (row := await self._claim()):
+            self._begin(_claimed(row))
+
+    async def _begin_unheard(self) -> None:
+        """Begin what a claim gave us before its connection broke; otherwise it would wait for its lease to run out."""
+        async with self._database.separately() as tx:
+            rows = await tx.all(SQL["unheard"], self.id, list(self._running))
+        for row in rows:
+            log.warning("a claim had been made unheard", task=str(row["id"]), attempt=row["attempt"])
             self._begin(_claimed(row))
 
     async def _claim(self) -> Row | None:
