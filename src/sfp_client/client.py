@@ -7,6 +7,7 @@ from typing import Self
 from sfp_client.access import ApplicationTokens, Auth, Health, Secrets
 from sfp_client.artifacts import Artifacts
 from sfp_client.live import Follower
+from sfp_client.queues import Queues
 from sfp_client.renewal import FixedToken, TokenSource
 from sfp_client.tasks import Tasks
 from sfp_client.transport import Transport
@@ -44,6 +45,7 @@ class Client:
         self.tokens = ApplicationTokens(self.transport)
         self.secrets = Secrets(self.transport)
         self.health = Health(self.transport)
+        self.queues = Queues(self.transport)
 
     @property
     def url(self) -> str:

@@ -21,8 +21,8 @@ BASE = Path("sfp-server")
 
 
 def register(app: typer.Typer) -> None:
-    """Add init, start, stop, status, logs, list, migrate, doctor and demo to `app`."""
-    for command in (init, start, stop, status, logs, migrate, doctor, demo):
+    """Add init, start, stop, status, logs, scale, list, migrate, doctor and demo to `app`."""
+    for command in (init, start, stop, status, logs, scale, migrate, doctor, demo):
         app.command()(command)
     app.command("list")(list_instances)
 
@@ -157,6 +157,32 @@ def logs(
     with _told():
         at = place.existing(base_dir, tenant)
         reading.show(at, service, tail=tail, follow=follow, as_json=as_json)
+
+
+def scale(
+    tenant: Tenant,
+    *,
+    critical_workers: Annotated[int | None, typer.Option(min=0, max=10, help="Slots of the critical queue.")] = None,
+    normal_workers: Annotated[int | None, typer.Option(min=0, max=10, help="Slots of the normal queue.")] = None,
+    batch_workers: Annotated[int | None, typer.Option(min=0, max=10, help="Slots of the batch queue.")] = None,
+    base_dir: BaseDir = BASE,
+    as_json: Json = False,
+) -> None:
+    """Change how many tasks run at once, at once; 0 pauses a queue. Running tasks finish.
+
+    Example: sfp-server scale -t acme --normal-workers 4
+    """
+    from sfp_server.instance import place, supervisor
+    from sfp_server.instance import scale as scaling
+
+    wanted = {"critical": critical_workers, "normal": normal_workers, "batch": batch_workers}
+    if all(number is None for number in wanted.values()):
+        output.fail("say what to change: --critical-workers, --normal-workers, --batch-workers", code=2)
+    with _told():
+        at = place.existing(base_dir, tenant)
+        done = scaling.scale(at, wanted, running=supervisor.Supervisor(at).is_alive())
+    slots = ", ".join(f"{queue} {number}" for queue, number in done["current"].items())
+    output.show(done, as_json=as_json, text=f"{tenant}: {slots}")
 
 
 def list_instances(*, base_dir: BaseDir = BASE, as_json: Json = False) -> None:

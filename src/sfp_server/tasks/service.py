@@ -61,8 +61,6 @@ def check(body: SubmitTask, kinds: Kinds, settings: Settings, *, at: str = "") -
             f"there is no task type {body.type!r}; known: {known}",
             errors=(FieldError(path=f"{at}type", message=f"must be one of: {known}"),),
         )
-    if not settings.slots()[body.priority or kind.queue] and not any(settings.slots().values()):
-        raise Unprocessable("this instance has no worker slots: set workerCounts")
     _check_limits(body.limits, settings)
     for number, credential in enumerate(body.credentials):
         if not isinstance(credential, SecretCredential):
