@@ -6,6 +6,7 @@ machine's /usr, which the runtime mounts (`Supply.mounts`), so that nothing has 
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import socket
@@ -21,7 +22,8 @@ from sfp_server.runtimes import bwrap, image
 from sfp_server.runtimes.container import ContainerRuntime, Supply
 
 IMAGE = "localhost/sfp-test:1"
-#: by which a test's own child processes find the engine
+#: By which a test's own child processes find the engine. Set from outside, it names an engine to test against,
+#: Docker say, in place of a private Podman.
 VARIABLE = "SFP_TEST_ENGINE"
 
 CONFIGURATION = """
@@ -35,6 +37,8 @@ runtime = "{runtime}"
 
 def missing() -> str | None:
     """Why no engine can be started here; None when one can."""
+    if VARIABLE in os.environ:
+        return None
     if os.geteuid() != 0:
         return "a private Podman needs root here"
     if shutil.which("podman") is None:
@@ -48,6 +52,21 @@ def missing() -> str | None:
 
 def _oci_runtime() -> str | None:
     return next((name for name in ("runc", "crun") if shutil.which(name)), None)
+
+
+@contextlib.contextmanager
+def engine():
+    """An engine with the image; yields its socket's path, which is in the environment meanwhile."""
+    if VARIABLE in os.environ:
+        make_image(os.environ[VARIABLE])
+        yield os.environ[VARIABLE]
+        return
+    with podman() as path:
+        os.environ[VARIABLE] = path
+        try:
+            yield path
+        finally:
+            del os.environ[VARIABLE]
 
 
 @contextlib.contextmanager
@@ -99,9 +118,10 @@ def make_image(path, name=IMAGE, *, mark="", changes=()):
     with client(path) as engine:
         params = {"fromSrc": "-", "changes": list(changes)}
         made = engine.post("/images/create", params=params, content=rootfs(mark)).raise_for_status()
+        ident = json.loads(made.text.splitlines()[-1])["status"]
         repository, _, tag = name.rpartition(":")
         params = {"repo": repository, "tag": tag}
-        engine.post(f"/images/{made.json()['id']}/tag", params=params).raise_for_status()
+        engine.post(f"/images/{ident}/tag", params=params).raise_for_status()
 
 
 def rootfs(mark) -> bytes:

@@ -52,7 +52,7 @@ def test_a_task_waits_for_the_engine_and_then_runs_in_its_container(contained, p
         )
         eventually(lambda: client.tasks.get(waiting).get("reason"), 30)
         assert client.tasks.get(waiting)["status"] == "pending"
-        with engines.podman() as socket:
+        with engines.engine() as socket:
             promised.symlink_to(socket)
             ran = jobs.wait(waiting, timeout=60)
             user, host, *said = ran.stdout

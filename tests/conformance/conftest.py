@@ -1,7 +1,6 @@
 """One runtime of each kind, with a private scratch directory and no warm workers unless a test asks."""
 
 import inspect
-import os
 import tempfile
 from pathlib import Path
 
@@ -48,12 +47,10 @@ async def engine(opened):
     """The socket of a private container engine; also in the environment, for our own child processes."""
     if why := engines.missing():
         pytest.skip(why)
-    with engines.podman() as socket:
-        os.environ[engines.VARIABLE] = socket
+    with engines.engine() as socket:
         yield socket
         for key in [key for key in opened if key[0] == "container"]:
             await opened.pop(key).close()
-        del os.environ[engines.VARIABLE]
 
 
 @pytest.fixture(params=list(RUNTIMES))

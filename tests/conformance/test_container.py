@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from workers import Attendant, python, run, workload
 
 import engine as engines
@@ -150,22 +151,29 @@ async def test_the_walls_of_a_container(runtime):
     }
 
 
-async def test_the_profile_for_other_engines_leaves_the_gate_its_calls(made, folder, tmp_path, monkeypatch):
-    """Podman takes a profile as a file; the words are the same."""
-    (tmp_path / "profile.json").write_text(containerspec.gate_profile())
-    monkeypatch.setattr(containerspec, "gate_profile", lambda: str(tmp_path / "profile.json"))
-    greeter = await asyncio.start_server(lambda _, writer: (writer.write(b"hello"), writer.close()), "127.0.0.1", 0)
-    port = greeter.sockets[0].getsockname()[1]
-    runtime = made(policy=EgressPolicy(allow=frozenset({f"127.0.0.1:{port}"})))
+@pytest_asyncio.fixture(loop_scope="session")
+async def greeter():
+    """A TCP server on loopback that greets; yields its port."""
+    server = await asyncio.start_server(lambda _, writer: (writer.write(b"hello"), writer.close()), "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_the_profile_for_other_engines_leaves_the_gate_its_calls(made, greeter, tmp_path, monkeypatch):
+    runtime = made(policy=EgressPolicy(allow=frozenset({f"127.0.0.1:{greeter}"})))
     await runtime.open()
-    runtime._prepared = replace(runtime._prepared, about=replace(runtime._prepared.about, name="docker"))
-    code = f"import os, socket; print(socket.create_connection(('127.0.0.1', {port})).recv(9)); os.chroot('/')"
-    async with greeter:
+    if runtime._prepared.about.name == "podman":  # it takes a profile as a file; the words are the same
+        (tmp_path / "profile.json").write_text(containerspec.gate_profile())
+        monkeypatch.setattr(containerspec, "gate_profile", lambda: str(tmp_path / "profile.json"))
+        runtime._prepared = replace(runtime._prepared, about=replace(runtime._prepared.about, name="docker"))
+    code = f"import os, socket; print(socket.create_connection(('127.0.0.1', {greeter})).recv(9)); os.chroot('/')"
+    try:
         ended, seen = await run(runtime, python(code, network=Network.EGRESS))
-    assert seen.text("stdout") == "b'hello'"
-    assert "PermissionError" in seen.text("stderr")
-    assert ended.code == 1
-    await runtime.close()
+        assert seen.text("stdout") == "b'hello'"
+        assert "PermissionError" in seen.text("stderr")
+        assert ended.code == 1
+    finally:
+        await runtime.close()
 
 
 async def test_volumes_of_an_image_are_small_and_in_memory(made, engine):
