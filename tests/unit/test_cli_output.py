@@ -189,7 +189,7 @@ def test_the_shell_completes_groups_and_their_commands():
         program = [sys.executable, "-c", "from sfp_client.cli.main import main; main()"]
         return subprocess.run(program, env=environ, capture_output=True, text=True).stdout.split()
 
-    assert complete("sfp-server task st") == ["status"]
+    assert complete("sfp-server task st") == ["status", "stop-recurring"]
     assert complete("sfp-server application-token re") == ["revoke"]
 
 
