@@ -71,7 +71,9 @@ def settings(at: Place, environ: Mapping[str, str]) -> Settings:
     try:
         return Settings.load(at.directory, kept)
     except SettingsError as error:
-        raise InstanceError(f"{error}: correct {at.config} (or the environment) and try again") from error
+        staged = at.directory.name.startswith(".")  # `init` is still at it: the file goes away with the failure
+        place = "the options, --config-file" if staged else at.config
+        raise InstanceError(f"{error}: correct {place} (or the environment) and try again") from error
 
 
 def _check_databases(at: Place, environ: Mapping[str, str]) -> None:
