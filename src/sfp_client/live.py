@@ -66,21 +66,19 @@ class Follower:
         *,
         after: int | None = None,
         deadline: float | None = None,
-        by_pages: bool = False,
     ) -> None:
         """Make a follower; nothing is sent before it is iterated over.
 
         Args:
             after: number of the last event already known; None: from now on.
             deadline: on the monotonic clock; TimedOut is raised then.
-            by_pages: do not open a WebSocket; cheaper when there are only a few events to come.
         """
         self._transport = transport
         self._channel = channel
         self._last = after
         self._deadline = deadline
         self._contact = time.monotonic()
-        self._pages = by_pages
+        self._pages = False
         self._failures = 0
         self._renewed = False
         self._gaps = 0

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from sfp_client.access import new_key
 from sfp_client.errors import ApiError, TimedOut
-from sfp_client.live import PAGE, Event, Follower
+from sfp_client.live import HOLD, NOT_HELD, PAGE, Event, Follower
 from sfp_client.shapes import FINAL, LogEntry, Page, Priority, Submitted, TaskResult, TaskStatus
 from sfp_client.transport import Transport, given
 
@@ -104,9 +104,12 @@ class Tasks:
     def status(self, operation_id: str) -> TaskStatus:
         return self._transport.json("GET", _path(operation_id) + "/status")
 
-    def result(self, operation_id: str) -> TaskResult:
-        """Status and result. Raises ApiError `not_finished` (409) before there is one."""
-        return self._transport.json("GET", _path(operation_id) + "/result")
+    def result(self, operation_id: str, *, wait: float | None = None) -> TaskResult:
+        """Status and result, waiting for it up to `wait` seconds (30 at most).
+
+        Raises ApiError `not_finished` (409) when there is none then.
+        """
+        return self._transport.json("GET", _path(operation_id) + "/result", params={"wait": wait})
 
     def cancel(self, operation_id: str) -> dict[str, Any]:
         """Raises ApiError `already_final` (409)."""
@@ -175,20 +178,19 @@ class Tasks:
 
         Raises TimedOut after `timeout` seconds; the task goes on.
         """
-        try:
-            return self.result(operation_id)
-        except ApiError as error:
-            if error.code != "not_finished":
-                raise
         deadline = None if timeout is None else time.monotonic() + timeout
-        channel = f"task:{operation_id}"
-        try:
-            for event in Follower(self._transport, channel, after=0, deadline=deadline, by_pages=True):
-                if event.event in FINAL_EVENTS:
-                    break
-        except TimedOut as error:
-            raise TimedOut(f"task {operation_id} has not ended after {timeout:g} seconds; it goes on") from error
-        return self.result(operation_id)
+        while True:
+            asked = time.monotonic()
+            hold = HOLD if deadline is None else max(0.0, min(HOLD, deadline - asked))
+            try:
+                return self.result(operation_id, wait=hold)
+            except ApiError as error:
+                if error.code != "not_finished":
+                    raise
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimedOut(f"task {operation_id} has not ended after {timeout:g} seconds; it goes on")
+            if time.monotonic() - asked < hold / 2:  # the server did not hold the answer back
+                time.sleep(NOT_HELD)
 
 
 def _path(operation_id: str) -> str:

@@ -12,6 +12,10 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from sfp_server.actor import Actor
 from sfp_server.db.database import Database
 from sfp_server.errors import FieldError, Malformed, NotFound
+from sfp_server.events import waiting
+from sfp_server.events.live import Live
+from sfp_server.events.rights import SCOPE as EVENTS_SCOPE
+from sfp_server.events.routes import Wait, ticket_of
 from sfp_server.settings import Settings
 from sfp_server.tasks import answers, explain, service, wire
 from sfp_server.tasks.kind import Kinds
@@ -143,9 +147,16 @@ async def get_status(
 
 @get("/tasks/{task_id:uuid}/result", opt={"scope": "tasks:read"})
 async def get_result(
-    task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
+    request: ApiRequest,
+    task_id: FromPath[UUID],
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    live: NamedDependency[Live],
+    wait: Wait = 0,
 ) -> answers.TaskResult:
-    """How a task ended; 409 before it has."""
+    """How a task ended; 409 before it has. With `wait`, up to so many seconds for its end (needs events:read too)."""
+    if wait and EVENTS_SCOPE in actor.scopes:
+        await waiting.for_end(live, ticket_of(request), actor, f"task:{task_id}", seconds=wait)
     async with db.transaction(actor) as tx:
         return answers.result(await service.result(tx, task_id))
 
