@@ -11,6 +11,7 @@ and mark (`db: NamedDependency[Database]`):
     sessions, signer, answer_seal   identity
     health, api_document            this page's neighbours
     kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
+    ends                            wakes who waits for the end of a task
 """
 
 import asyncio
@@ -41,6 +42,7 @@ from sfp_server.settings import Settings
 from sfp_server.tasks import artifact_routes as artifacts
 from sfp_server.tasks import routes as tasks
 from sfp_server.tasks.artifacts import ArtifactStore
+from sfp_server.tasks.ends import Ends
 from sfp_server.version import VERSION
 from sfp_server.web import openapi, problems
 from sfp_server.web.asgi import App
@@ -72,6 +74,7 @@ def create_app(settings: Settings) -> Litestar:
     )
     authenticator = Authenticator(db, signer)
     limiter = RateLimiter(cache)
+    ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
     provided: dict[str, Any] = {
         "db": db,
@@ -86,6 +89,7 @@ def create_app(settings: Settings) -> Litestar:
         "store": ArtifactStore(settings.directory / "artifacts"),
         "sealer": Sealer(settings.secret("vault-public.pem")),
         "live": live,
+        "ends": ends,
     }
     dependencies = {name: _provide(value) for name, value in provided.items()}
     dependencies["actor"] = Provide(_actor, sync_to_thread=False)
@@ -98,7 +102,7 @@ def create_app(settings: Settings) -> Litestar:
         exception_handlers=dict(problems.HANDLERS),
         request_class=ApiRequest,
         request_max_body_size=MAX_BODY,
-        lifespan=[_running(db, cache, [limiter.run, authenticator.watch, live.run])],
+        lifespan=[_running(db, cache, [limiter.run, authenticator.watch, live.run, ends.run])],
         openapi_config=None,
         logging_config=None,
     )

@@ -12,9 +12,10 @@ from litestar.types import ControllerRouterHandler
 
 from sfp_server.db.database import Database
 from sfp_server.errors import FieldError, Malformed
-from sfp_server.events import service, stream, waiting
+from sfp_server.events import service, stream
 from sfp_server.events.live import Live
 from sfp_server.events.model import Event, parse_channel
+from sfp_server.events.outbox import Outbox
 from sfp_server.events.rights import SCOPE, Ticket
 from sfp_server.events.socket import serve
 from sfp_server.web.guard import PUBLIC, address_of, bearer
@@ -59,7 +60,7 @@ async def list_events(
     start = after_number(cursor) or after or 0
     found = await _read(request, db, name, after=start, limit=limit)
     if not found.items and wait:
-        await waiting.for_event(live, ticket_of(request), request.user, name, after=start, seconds=wait)
+        await _first(request, live, name, after=start, wait=wait)
         found = await _read(request, db, name, after=start, limit=limit)
     return found
 
@@ -91,7 +92,7 @@ async def task_events(
         end = await service.last_seq(tx, channel)
     if last_event_id and is_final and start >= end:
         return Response(None, status_code=204)
-    text = stream.follow(live, ticket_of(request), request.user, channel=channel, after=start)
+    text = stream.follow(live, _ticket(request), request.user, channel=channel, after=start)
     return Stream(
         text, media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"}
     )
@@ -106,8 +107,22 @@ async def _read(
     return page([_row(event) for event in events], limit, key=lambda row: row.seq)
 
 
-def ticket_of(request: _Request) -> Ticket:
-    """What the request was let in with."""
+async def _first(request: _Request, live: Live, channel: str, *, after: int, wait: float) -> None:
+    """Wait for an event after `after`, or until the time is over or the right to look has ended."""
+    ticket = _ticket(request)
+    with live.rights.viewing(ticket, request.user) as viewer:
+        outbox = Outbox()
+        subscription = await live.open(viewer, channel, after=after, outbox=outbox)
+        try:
+            live.begin(subscription)
+            await stream.first(outbox, viewer, wait)
+        finally:
+            live.close(subscription)
+        if viewer.ended.done():
+            raise viewer.ended.result()
+
+
+def _ticket(request: _Request) -> Ticket:
     team = request.headers.get("x-sfp-team") or None
     return Ticket(token=bearer(request), team=team, address=address_of(request))
 

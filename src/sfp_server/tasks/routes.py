@@ -1,5 +1,6 @@
 """`/tasks`, `/logs`, `/queues`: parse → one use case → render."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,15 +12,14 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from sfp_server.actor import Actor
 from sfp_server.db.database import Database
-from sfp_server.errors import FieldError, Malformed, NotFound
-from sfp_server.events import waiting
-from sfp_server.events.live import Live
-from sfp_server.events.rights import SCOPE as EVENTS_SCOPE
-from sfp_server.events.routes import Wait, ticket_of
+from sfp_server.errors import FieldError, Malformed, NotFinished, NotFound
+from sfp_server.identity.authenticate import Authenticator
 from sfp_server.settings import Settings
 from sfp_server.tasks import answers, explain, service, wire
+from sfp_server.tasks.ends import Ends
 from sfp_server.tasks.kind import Kinds
 from sfp_server.tasks.model import Queue, Status
+from sfp_server.web.guard import bearer
 from sfp_server.web.idempotency import once
 from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after, page
 from sfp_server.web.wire import ApiRequest
@@ -32,6 +32,8 @@ _After = Annotated[datetime | None, QueryParameter(name="createdAfter")]
 _Before = Annotated[datetime | None, QueryParameter(name="createdBefore")]
 _From = Annotated[datetime | None, QueryParameter(name="from")]
 _To = Annotated[datetime | None, QueryParameter(name="to")]
+#: seconds of a long poll
+Wait = Annotated[float, QueryParameter(ge=0, le=30)]
 _Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _LogLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
@@ -151,14 +153,23 @@ async def get_result(
     task_id: FromPath[UUID],
     actor: NamedDependency[Actor],
     db: NamedDependency[Database],
-    live: NamedDependency[Live],
+    authenticator: NamedDependency[Authenticator],
+    ends: NamedDependency[Ends],
     wait: Wait = 0,
 ) -> answers.TaskResult:
-    """How a task ended; 409 before it has. With `wait`, up to so many seconds for its end (needs events:read too)."""
-    if wait and EVENTS_SCOPE in actor.scopes:
-        await waiting.for_end(live, ticket_of(request), actor, f"task:{task_id}", seconds=wait)
-    async with db.transaction(actor) as tx:
-        return answers.result(await service.result(tx, task_id))
+    """How a task ended; 409 before it has. With `wait`, up to so many seconds for its end."""
+    deadline = asyncio.get_running_loop().time() + wait
+    with ends.watching(task_id) as end:
+        while True:
+            try:
+                async with db.transaction(actor) as tx:
+                    return answers.result(await service.result(tx, task_id))
+            except NotFinished:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+            await end.soon(deadline)
+            # a token that was revoked meanwhile opens nothing any more
+            actor = await authenticator.actor(bearer(request), team=actor.team_slug or None)
 
 
 @delete("/tasks/{task_id:uuid}", opt={"scope": "tasks:write"}, status_code=200)

@@ -288,6 +288,9 @@ BEGIN
     RAISE EXCEPTION 'the attempt of task % only rises', OLD.id USING ERRCODE = 'restrict_violation',
       CONSTRAINT = 'tasks_attempt_rises';
   END IF;
+  IF NEW.finished_at IS NOT NULL AND OLD.finished_at IS NULL THEN
+    PERFORM pg_notify('sfp_ends', NEW.id::text);  -- wakes requests that wait for the result
+  END IF;
   RETURN NEW;
 END $$;
 CREATE TRIGGER tasks_keep_final BEFORE UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION tasks_keep_final();
