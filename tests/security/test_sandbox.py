@@ -151,9 +151,9 @@ async def test_the_supervisor_cannot_be_killed_or_read(runtime):
 async def test_a_secret_is_in_no_argv_and_no_environment_of_the_host(runtime):
     seen = Attendant("ticket-abcdef")
     async with broker(runtime.folder / "broker", secret("hunter2hunter2")):
-        handle = await runtime.start(workload("sh", "-c", "echo up; sleep 60"), seen)
+        handle = await runtime.start(workload("sh", "-c", "echo up; sleep 60.4217"), seen)
         await seen.saw("up")
-        program = next(p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "60"])
+        program = next(p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "60.4217"])
         family = [program, *program.parents()]
         outside = [p for p in psutil.process_iter() if p not in (program, program.parent())]
         for process in outside:
@@ -189,7 +189,7 @@ async def test_no_capability_and_no_new_privileges(runtime):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's dispatcher can become nobody")
 async def test_on_the_host_a_worker_is_nobody(runtime):
     seen = Attendant()
-    handle = await runtime.start(workload("sh", "-c", "echo up; sleep 60"), seen)
+    handle = await runtime.start(workload("sh", "-c", "echo up; sleep 60.4217"), seen)
     await seen.saw("up")
     pid, _ = json.loads(handle)["processes"][-1]
     assert psutil.Process(pid).uids().real == 65534

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -93,6 +93,8 @@ class Attempt:
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._reports = Reports(engine.database, engine.store, task, lambda: self.end(Ending.STALE))
         self._began = time.monotonic()
+        #: what frees an ended worker's remains; the task's end need not wait for it
+        self._clean: Callable[[], Awaitable[None]] | None = None
         self._log = log.bind(
             team=str(task.team_id), task=str(task.id), attempt=task.attempt, type=task.type, queue=str(task.priority)
         )
@@ -111,10 +113,14 @@ class Attempt:
             outcome = _failed("internal", "the server failed to run this task; its log says more")
         finally:
             self._reports.close()
-        if outcome is None:
-            self._log.warning("attempt is no longer ours; its worker was ended")
-            return
-        await self._finish(outcome)
+        try:
+            if outcome is None:
+                self._log.warning("attempt is no longer ours; its worker was ended")
+            else:
+                await self._finish(outcome)
+        finally:
+            if self._clean is not None:
+                await asyncio.shield(self._clean())
 
     async def _outcome(self) -> Outcome | None:
         kind = self._engine.kinds.get(self.task.type)
@@ -181,7 +187,10 @@ class Attempt:
             self.end(Ending.TIMEOUT)
             return await self._end_worker(runtime, handle, waiting, self._ending.result(), workload.grace_seconds)
         finally:
-            await asyncio.shield(runtime.stop(handle))
+            if waiting.done():
+                self._clean = lambda: runtime.stop(handle)
+            else:
+                await asyncio.shield(runtime.stop(handle))
             saving.cancel()
             waiting.cancel()
             await asyncio.gather(saving, waiting, return_exceptions=True)
