@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import msgspec
 import structlog
@@ -39,11 +40,17 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
     ticket: str
 
 
-async def redeem(database: Database, opener: Opener, ticket: str) -> list[dict[str, str]]:
-    """The credentials of the ticket's attempt, each leased and audited. Raises Refused, Unavailable."""
+async def redeem(database: Database, opener: Opener, ticket: str, *, connection: UUID) -> list[dict[str, str]]:
+    """The credentials of the ticket's attempt, each leased and audited.
+
+    Args:
+        connection: names the worker's connection; only it may try again after Unavailable.
+
+    Raises Refused, Unavailable.
+    """
     token_hash = hashlib.sha256(ticket.encode()).digest()
     async with database.identifying(presented_hash=token_hash) as tx:
-        drawn = await tx.one(SQL["draw"], token_hash)
+        drawn = await tx.one(SQL["draw"], token_hash, connection)
         if drawn is None:
             raise Refused("the ticket is unknown, expired or used")
         await tx.serve(drawn["team_id"])
@@ -120,9 +127,10 @@ class Broker:
 
     async def _redeem(self, ticket: str) -> list[dict[str, str]]:
         """Redeem; while the database is away, try again as long as the connection may last."""
+        connection = uuid4()
         while True:
             try:
-                return await redeem(self._database, self._opener, ticket)
+                return await redeem(self._database, self._opener, ticket, connection=connection)
             except Unavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
 

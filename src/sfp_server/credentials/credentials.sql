@@ -36,11 +36,12 @@ SELECT name
  WHERE name = ANY ($1::text[])
 
 -- name: draw
--- Redeem a worker's ticket. No row: unknown, expired, or already drawn; never say which.
+-- Redeem a worker's ticket. No row: unknown, expired, or already drawn; never say which. The same connection ($2) may
+-- draw again: it cannot know whether a draw was committed whose answer was lost.
 UPDATE worker_tickets
-   SET drawn_at = now()
+   SET drawn_at = now(), drawn_by = $2
  WHERE token_hash = $1
-   AND drawn_at IS NULL
+   AND (drawn_at IS NULL OR drawn_by = $2)
    AND now() < expires_at
 RETURNING team_id, task_id, attempt
 

@@ -414,6 +414,8 @@ CREATE TABLE worker_tickets (
   attempt    int NOT NULL,
   expires_at timestamptz NOT NULL,
   drawn_at   timestamptz,
+  -- one connection of a worker: it may ask again when the answer to its draw was lost
+  drawn_by   uuid,
   FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE,
   CONSTRAINT worker_tickets_one_per_attempt UNIQUE (task_id, attempt)
 );
@@ -545,7 +547,7 @@ GRANT SELECT, INSERT, DELETE ON worker_tickets TO sfp_dispatcher;
 GRANT SELECT ON leases TO sfp_dispatcher;
 GRANT UPDATE (ended_at) ON leases TO sfp_dispatcher;
 
-GRANT SELECT, UPDATE (drawn_at) ON worker_tickets TO sfp_broker;
+GRANT SELECT, UPDATE (drawn_at, drawn_by) ON worker_tickets TO sfp_broker;
 GRANT SELECT (task_id, attempt, team_id, status, lease_expires_at) ON attempts TO sfp_broker;
 GRANT SELECT (id, team_id, attempt, status, credentials, created_by) ON tasks TO sfp_broker;
 GRANT SELECT ON secrets TO sfp_broker;
