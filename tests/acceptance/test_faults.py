@@ -106,8 +106,15 @@ def a_worker(instance: Instance) -> list[int]:
     """Everything of one worker that runs a task."""
     [dispatcher] = instance.pids("dispatcher")
     children = psutil.Process(dispatcher).children(recursive=True)
-    sleeping = [child for child in children if child.cmdline()[:1] == ["sleep"]]
+    sleeping = [child for child in children if _argv(child)[:1] == ["sleep"]]
     return [parent.pid for child in sleeping[:1] for parent in child.parents() if parent in children][-1:]
+
+
+def _argv(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended meanwhile
+        return []
 
 
 def service(name: str) -> Callable[[Instance], list[int]]:
