@@ -45,7 +45,7 @@ class Follow:
     def _run(self) -> None:
         import time
 
-        last = None
+        last = 0  # not from now on: a connection that comes late must still tell everything
         while not self._ended.is_set():
             try:
                 for event in self._client.events("tasks", after=last, deadline=time.monotonic() + 1):
