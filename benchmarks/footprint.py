@@ -7,6 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 
 PROC = Path("/proc")
+#: of CPU time in /proc, per second
+TICKS = os.sysconf("SC_CLK_TCK")
 KIND = re.compile(r"sfp_server\.cli (\w+)")
 
 
@@ -74,6 +76,45 @@ def idle_cpu(root: int, seconds: float) -> dict[str, float]:
     time.sleep(seconds)
     after, span = cpu(root), time.perf_counter() - began
     return {part: max(0.0, used - before.get(part, 0.0)) / span * 100 for part, used in after.items()}
+
+
+def spent(root: int) -> dict[str, float]:
+    """CPU seconds used until now, per part, by what has ended meanwhile too: what a process reaped counts for its part.
+
+    PostgreSQL is told apart by whom its processes serve, and what the dispatcher reaped are workers.
+    """
+    parts: dict[str, float] = defaultdict(float)
+    for pid in tree(root):
+        try:
+            fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        own, reaped = (sum(int(field) for field in fields[at : at + 2]) / TICKS for at in (11, 13))
+        part = name(pid)
+        parts["workers" if part == "warm workers" else _served(pid) if part == "postgres" else part] += own
+        parts["workers" if part in {"dispatcher", "warm workers"} else part] += reaped
+    return dict(parts)
+
+
+def machine() -> float:
+    """CPU seconds that the whole machine has been busy until now, the kernel's own work included."""
+    user, nice, system, _idle, _wait, irq, softirq = map(
+        int, (PROC / "stat").read_text().split("\n", 1)[0].split()[1:8]
+    )
+    return (user + nice + system + irq + softirq) / TICKS
+
+
+def _served(pid: int) -> str:
+    """Which of PostgreSQL's processes this is, by its title: `postgres: sfp_api sfp [local] idle`."""
+    try:
+        title = (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return "postgres"
+    if role := re.match(r"postgres: sfp_(\w+)", title):
+        return f"postgres for {role[1]}"
+    if kind := re.match(r"postgres: ([\w ]+?)\s*$", title):
+        return f"postgres {kind[1]}"
+    return "postgres"
 
 
 def _threads(pid: int) -> list[Path]:
