@@ -30,6 +30,7 @@ from sfp_server.runtimes.base import (
     Workload,
 )
 from sfp_server.tasks.artifacts import ArtifactStore
+from sfp_server.tasks.delivery import Delivery, LocalDelivery, Undeliverable
 from sfp_server.tasks.kind import Circumstances, Kind, Kinds
 from sfp_server.tasks.model import RETRYABLE, Claimed, Status, TaskError
 from sfp_server.tasks.reports import SQL, Reports, persistently
@@ -82,6 +83,8 @@ class Engine:
     store: ArtifactStore
     limits: Limits
     grace_seconds: float
+    #: None: the files are on this machine
+    delivery: Delivery | None = None
 
 
 class Attempt:
@@ -91,7 +94,10 @@ class Attempt:
         self.task = task
         self._engine = engine
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._reports = Reports(engine.database, engine.store, task, lambda: self.end(Ending.STALE))
+        self._delivery = engine.delivery or LocalDelivery(engine.database, engine.store)
+        self._reports = Reports(engine.database, self._delivery, task, lambda: self.end(Ending.STALE))
+        #: fetched files that the worker does not have yet
+        self._fetched: list[Path] = []
         self._began = time.monotonic()
         #: what frees an ended worker's remains; the task's end need not wait for it
         self._clean: Callable[[], Awaitable[None]] | None = None
@@ -137,19 +143,20 @@ class Attempt:
             return _failed("bad_data", f"the stored data no longer fits the type: {error}")
         except FileNotFoundError:
             return _failed("workspace", "an input artifact was deleted before the task ran")
+        except Undeliverable as error:
+            return _failed("cannot_start", f"an input could not be fetched: {error}")
         except RuntimeUnavailable as error:
             return _failed("cannot_start", f"no worker could be started: {error}")
+        finally:
+            for path in self._fetched:
+                self._delivery.release(path)
         return await self._supervise(runtime, handle, kind, data, workload)
 
     async def _circumstances(self, kind: Kind[Any], data: Any) -> Circumstances:
         inputs: dict[UUID, tuple[Path, str]] = {}
         for artifact_id in kind.inputs(data):
-            async with self._engine.database.serving(self.task.team_id) as tx:
-                row = await tx.one(SQL["input"], artifact_id)
-            path = self._engine.store.path(artifact_id)
-            if row is None or not path.is_file():
-                raise FileNotFoundError
-            inputs[artifact_id] = (path, row["name"])
+            inputs[artifact_id] = await self._delivery.fetch(self.task, artifact_id)
+            self._fetched.append(inputs[artifact_id][0])
         return Circumstances(
             operation_id=str(self.task.id),
             attempt=self.task.attempt,
@@ -190,6 +197,7 @@ class Attempt:
             if waiting.done():
                 self._clean = lambda: runtime.stop(handle)
             else:
+                self._reports.close()  # a report that waits for the database would wait with the worker
                 await asyncio.shield(runtime.stop(handle))
             saving.cancel()
             waiting.cancel()

@@ -1,17 +1,12 @@
 -- name: claim
 -- The next task of the most urgent queue that has one and a free slot. No row: nothing to run now.
 SELECT *
-  FROM claim_any($1, $2, $3, $4)
+  FROM claim_any($1, $2, $3, $4, $5, $6)
 
 -- name: unheard
 -- Tasks that are claimed for us, other than those we know of: the answer to their claim never came.
-SELECT tasks.*
-  FROM attempts
-  JOIN tasks ON tasks.id = attempts.task_id
-   AND tasks.attempt = attempts.attempt
- WHERE attempts.dispatcher_id = $1
-   AND attempts.status = 'active'
-   AND attempts.task_id <> ALL ($2::uuid[])
+SELECT *
+  FROM unheard($1, $2)
 
 -- name: finish
 SELECT finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
@@ -23,16 +18,10 @@ SELECT progress($1, $2, $3, $4)
 SELECT log_lines($1, $2, $3)
 
 -- name: save_handle
-UPDATE attempts
-   SET handle = $3, runtime = $4
- WHERE task_id = $1
-   AND attempt = $2
-   AND status = 'active'
+SELECT save_handle($1, $2, $3, $4)
 
 -- name: add_ticket
-INSERT INTO worker_tickets (token_hash, team_id, task_id, attempt, expires_at)
-VALUES ($1, current_team(), $2, $3, now() + interval '5 minutes')
-ON CONFLICT DO NOTHING
+SELECT add_ticket($1, $2, $3)
 
 -- name: add_kept
 -- A kept file of the current attempt. No row: the attempt is not the current one.
@@ -53,15 +42,8 @@ SELECT id, name
 
 -- name: renew
 -- Renew the leases of our running attempts; those that do not come back are no longer ours.
-UPDATE attempts
-   SET lease_expires_at = now() + make_interval(secs => tasks.lease_seconds)
-  FROM tasks
- WHERE attempts.task_id = tasks.id
-   AND attempts.dispatcher_id = $1
-   AND attempts.status = 'active'
-   AND attempts.task_id = ANY ($2::uuid[])
-RETURNING attempts.task_id, attempts.attempt, tasks.cancel_requested_at,
-          attempts.preempt_asked_at
+SELECT *
+  FROM renew($1, $2)
 
 -- name: expired
 -- Attempts whose lease ran out, by the database's clock, with what decides what becomes of their task.
@@ -76,14 +58,8 @@ SELECT attempts.task_id, attempts.attempt, attempts.team_id, tasks.max_attempts,
 
 -- name: abandoned
 -- Attempts of a dispatcher that no longer exists on this host: their workers died with it.
-SELECT attempts.task_id, attempts.attempt, attempts.team_id, attempts.handle, attempts.runtime, tasks.max_attempts, tasks.retry_config,
-       tasks.preemptions, tasks.cancel_requested_at
-  FROM attempts
-  JOIN tasks ON tasks.id = attempts.task_id
-  JOIN dispatchers ON dispatchers.id = attempts.dispatcher_id
- WHERE attempts.status = 'active'
-   AND dispatchers.host = $1
-   AND dispatchers.id <> ALL ($2::uuid[])
+SELECT *
+  FROM abandoned($1, $2)
 
 -- name: cancelled_meanwhile
 SELECT id, attempt
@@ -122,27 +98,33 @@ SELECT tell_task(tasks, 'task.failed')
 
 -- name: explain
 -- Keep the reasons of due tasks true: the first that applies, in this order. Touches only what changed.
-WITH able AS (
-  SELECT DISTINCT unnest(runtimes) AS runtime FROM dispatchers WHERE seen_at > now() - interval '15 seconds'
+WITH alive AS (
+  SELECT runtimes, toolchains FROM dispatchers WHERE seen_at > now() - interval '15 seconds'
+), able AS (  -- what one dispatcher has together; '' stands for tasks that ask for nothing
+  SELECT DISTINCT runtime, toolchain
+    FROM alive,
+         unnest(array_append(runtimes, '')) AS runtime,
+         LATERAL (SELECT jsonb_object_keys(toolchains) UNION ALL SELECT '') AS has (toolchain)
 ), load AS (
   SELECT team_id, count(*) AS active FROM attempts WHERE status = 'active' GROUP BY team_id
 ), now_is AS (
   SELECT waiting.id,
          CASE WHEN queues.paused OR queues.slots = 0 THEN 'paused'
-              WHEN waiting.runtime IS NOT NULL AND able.runtime IS NULL THEN 'no_runtime'
+              WHEN waiting.needs AND able.runtime IS NULL THEN 'no_runtime'
               WHEN held_keys.task_id IS NOT NULL THEN 'concurrency'
               WHEN $1 > 0 AND load.active >= $1 THEN 'quota'
               ELSE 'queued' END AS reason,
          CASE WHEN queues.paused OR queues.slots = 0 THEN 'the queue ' || queues.name || ' is paused'
-              WHEN waiting.runtime IS NOT NULL AND able.runtime IS NULL
-                THEN 'no dispatcher offers the runtime ' || waiting.runtime
+              WHEN waiting.needs AND able.runtime IS NULL
+                THEN 'no dispatcher ' || concat_ws(' and ', 'offers the runtime ' || waiting.runtime,
+                                                   'has the toolchain ' || waiting.toolchain)
               WHEN held_keys.task_id IS NOT NULL
                 THEN 'the key ' || waiting.concurrency_key || ' is held by task ' || held_keys.task_id
               WHEN $1 > 0 AND load.active >= $1 THEN 'the team runs ' || load.active || ' tasks; its limit is ' || $1
               WHEN waiting.preemptions > 0 THEN waiting.reason_detail END AS detail
-    FROM tasks AS waiting
+    FROM (SELECT *, runtime IS NOT NULL OR toolchain IS NOT NULL AS needs FROM tasks) AS waiting
     JOIN queues ON queues.name = waiting.priority
-    LEFT JOIN able ON able.runtime = waiting.runtime
+    LEFT JOIN able ON able.runtime = coalesce(waiting.runtime, '') AND able.toolchain = coalesce(waiting.toolchain, '')
     LEFT JOIN load ON load.team_id = waiting.team_id
     LEFT JOIN held_keys ON held_keys.team_id = waiting.team_id AND held_keys.key = waiting.concurrency_key
    WHERE waiting.status = 'pending' AND waiting.due_at <= now() AND waiting.schedule_type <> 'recurring'
@@ -155,13 +137,10 @@ UPDATE tasks
    AND (tasks.reason, tasks.reason_detail) IS DISTINCT FROM (now_is.reason, now_is.detail)
 
 -- name: announce
-INSERT INTO dispatchers (id, host, pid, runtimes, isolation)
-VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (id) DO UPDATE SET seen_at = now(), runtimes = excluded.runtimes, isolation = excluded.isolation
+SELECT announce($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: leave
-DELETE FROM dispatchers
- WHERE id = $1
+SELECT leave($1)
 
 -- name: forget_dead
 DELETE FROM dispatchers
@@ -174,6 +153,14 @@ UPDATE queues
    SET slots = $2, configured = $2
  WHERE name = $1
    AND configured IS DISTINCT FROM $2
+
+-- name: alive
+-- Dispatchers that were heard of lately, the instance's own first.
+SELECT name, host, version, slots, runtimes, toolchains, seen_at,
+       (SELECT count(*) FROM attempts WHERE dispatcher_id = dispatchers.id AND status = 'active') AS active
+  FROM dispatchers
+ WHERE seen_at > now() - interval '1 minute'
+ ORDER BY enrolment NULLS FIRST, name
 
 -- name: depth
 SELECT queues.name, slots,
@@ -206,10 +193,10 @@ RETURNING at
 -- name: run_occurrence
 WITH made AS (
   INSERT INTO tasks (team_id, type, data, priority, schedule_type, labels, max_attempts, retry_config, timeout_seconds,
-                     queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network, limits, credentials,
+                     queue_timeout_seconds, lease_seconds, concurrency_key, runtime, toolchain, network, limits, credentials,
                      created_by, created_by_name, request_id, series_id)
   SELECT team_id, type, data, priority, 'immediate', labels, max_attempts, retry_config, timeout_seconds,
-         queue_timeout_seconds, lease_seconds, coalesce(concurrency_key, $2), runtime, network, limits, credentials,
+         queue_timeout_seconds, lease_seconds, coalesce(concurrency_key, $2), runtime, toolchain, network, limits, credentials,
          created_by, created_by_name, request_id, id
     FROM tasks
    WHERE id = $1

@@ -9,7 +9,8 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from sfp_server.db.database import Database, Row
 from sfp_server.errors import SfpError
 from sfp_server.runtimes.base import Exit
 from sfp_server.tasks.attempt import Attempt, Ending, Engine, finish
-from sfp_server.tasks.model import Claimed, Queue, Retry, Status, TaskError
+from sfp_server.tasks.claims import claimed
+from sfp_server.tasks.model import Claimed, Machine, Status, TaskError
 from sfp_server.tasks.reports import SQL, persistently
 from sfp_server.tasks.schedules import fire
+from sfp_server.version import VERSION
 
 log = structlog.get_logger()
 
@@ -46,11 +49,12 @@ class Dispatcher:
         engine: Engine,
         *,
         lease_seconds: float,
-        state_file: Path,
+        state_file: Path | None,
         place: str,
         team_limit: int = 0,
         preemptions_at_most: int = 3,
         retention_days: tuple[int, int] = (90, 30),
+        machine: Machine | None = None,
     ) -> None:
         self.id = uuid4()
         self._engine = engine
@@ -63,7 +67,10 @@ class Dispatcher:
         self._state_file = state_file
         #: names this machine and instance: what an earlier dispatcher of the same place ran has died with it
         self._host = f"{socket.gethostname()}:{place}"
+        self._machine = machine or Machine()
         self._running: dict[UUID, Attempt] = {}
+        #: since when, by our own clock, the lease of a running attempt is certain to last
+        self._leased_at: dict[UUID, float] = {}
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -77,13 +84,7 @@ class Dispatcher:
         """Serve until `stop`; attempts then get `stop_seconds` to end by themselves."""
         await self._until_done(self._announce)
         await self._until_done(self._bury_predecessors)
-        loops = [
-            asyncio.create_task(self._listen()),
-            asyncio.create_task(self._every(self._lease_seconds / _RENEWALS_PER_LEASE, self._renew)),
-            asyncio.create_task(self._every(_LOOK_SECONDS, self._keep_house)),
-            asyncio.create_task(self._every(_LOOK_SECONDS * 2, self._report_state)),
-            asyncio.create_task(self._every(_CLEAN_SECONDS, self._clean)),
-        ]
+        loops = [asyncio.create_task(loop) for loop in self._loops()]
         log.info("dispatcher ready", dispatcher=str(self.id), runtimes=list(self._engine.runtimes))
         try:
             await self._claim_until_stopped()
@@ -93,6 +94,17 @@ class Dispatcher:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+
+    def _loops(self) -> list[Coroutine[Any, Any, None]]:
+        loops = [self._listen(), self._every(self._lease_seconds / _RENEWALS_PER_LEASE, self._renew)]
+        if self._machine.remote:
+            return [*loops, self._every(_LOOK_SECONDS, self._fence)]
+        return [
+            *loops,
+            self._every(_LOOK_SECONDS, self._keep_house),
+            self._every(_LOOK_SECONDS * 2, self._report_state),
+            self._every(_CLEAN_SECONDS, self._clean),
+        ]
 
     # ------------------------------------------------------------------------------------------- claiming
 
@@ -117,29 +129,37 @@ class Dispatcher:
                 continue
 
     async def _claim_all(self) -> None:
-        while not self._stopping.is_set() and (row := await self._claim()):
-            self._begin(_claimed(row))
+        while not self._stopping.is_set():
+            before = _now()
+            row = await self._claim()
+            if row is None:
+                return
+            self._begin(claimed(row), leased_at=before)
 
     async def _begin_unheard(self) -> None:
         """Begin what a claim gave us before its connection broke; otherwise it would wait for its lease to run out."""
+        before = _now()
         async with self._database.separately() as tx:
             rows = await tx.all(SQL["unheard"], self.id, list(self._running))
         for row in rows:
             log.warning("a claim had been made unheard", task=str(row["id"]), attempt=row["attempt"])
-            self._begin(_claimed(row))
+            # when it was made we do not know: the next renewal says whether it still counts
+            self._begin(claimed(row), leased_at=before)
 
     async def _claim(self) -> Row | None:
         async with self._database.separately() as tx:
-            return await tx.one(SQL["claim"], self.id, self._offered(), *self._rules)
+            toolchains = list(self._machine.toolchains)
+            return await tx.one(SQL["claim"], self.id, self._offered(), *self._rules, toolchains, self._machine.slots)
 
     def _offered(self) -> list[str]:
         """Runtimes this dispatcher has, the default one first."""
         default = self._engine.default_runtime
         return [default, *(name for name in self._engine.runtimes if name != default)]
 
-    def _begin(self, task: Claimed) -> None:
+    def _begin(self, task: Claimed, *, leased_at: float) -> None:
         attempt = Attempt(self._engine, task)
         self._running[task.id] = attempt
+        self._leased_at[task.id] = leased_at
         running = asyncio.create_task(attempt.run())
         self._attempts.add(running)
 
@@ -147,6 +167,7 @@ class Dispatcher:
             self._attempts.discard(done)
             if self._running.get(task.id) is attempt:
                 del self._running[task.id]
+                del self._leased_at[task.id]
             self._wake.set()
 
         running.add_done_callback(ended)
@@ -183,24 +204,40 @@ class Dispatcher:
     async def _renew(self) -> None:
         """Renew in bulk; what does not come back was given to somebody else: its worker ends, unheard."""
         held = dict(self._running)
+        before = _now()
         async with self._database.serving() as tx:
             rows = await tx.all(SQL["renew"], self.id, list(held))
         current = {(row["task_id"], row["attempt"]): row for row in rows}
         for task_id, attempt in held.items():
             row = current.get((task_id, attempt.task.attempt))
+            if self._running.get(task_id) is not attempt:
+                continue  # it ended meanwhile
+            self._leased_at[task_id] = before
             if row is None:
-                if self._running.get(task_id) is attempt:
-                    attempt.end(Ending.STALE)
+                attempt.end(Ending.STALE)
             elif row["cancel_requested_at"] is not None:
                 attempt.end(Ending.CANCELLED)
             elif row["preempt_asked_at"] is not None:
                 attempt.end(Ending.PREEMPTED)
         await self._announce()
 
+    async def _fence(self) -> None:
+        """End workers whose leases have run out by our own clock, without asking: we may be cut off."""
+        now = _now()
+        for task_id, attempt in list(self._running.items()):
+            if now - self._leased_at[task_id] > attempt.task.lease_seconds:
+                attempt.end(Ending.STALE)
+
+    def end_all(self) -> None:
+        """Nothing that runs here counts any more: end every worker, write nothing."""
+        for attempt in list(self._running.values()):
+            attempt.end(Ending.STALE)
+
     async def _announce(self) -> None:
         isolation = {name: runtime.isolation() for name, runtime in self._engine.runtimes.items()}
         async with self._database.serving() as tx:
-            await tx.execute(SQL["announce"], self.id, self._host, os.getpid(), self._offered(), isolation)
+            facts = (self._host, os.getpid(), self._offered(), isolation, dict(self._machine.toolchains))
+            await tx.execute(SQL["announce"], self.id, *facts, self._machine.slots, VERSION)
 
     async def _leave(self) -> None:
         try:
@@ -233,7 +270,7 @@ class Dispatcher:
 
     async def _lose(self, row: Row) -> None:
         cancelled = row["cancel_requested_at"] is not None
-        task = _claimed(row)
+        task = claimed(row)
         ended = await finish(
             self._database,
             task,
@@ -286,6 +323,7 @@ class Dispatcher:
         """What `sfp-server status` shows, where it can read it without a token."""
         async with self._database.serving() as tx:
             rows = await tx.all(SQL["depth"])
+            alive = await tx.all(SQL["alive"])
             await tx.execute(SQL["forget_dead"])
         default = self._engine.runtimes[self._engine.default_runtime]
         state: dict[str, Any] = {
@@ -294,11 +332,13 @@ class Dispatcher:
             "slots": {row["name"]: row["slots"] for row in rows},
             "pending": {row["name"]: row["pending"] for row in rows},
             "active": {row["name"]: row["active"] for row in rows},
+            "dispatchers": [dict(row) | {"seen_at": row["seen_at"].isoformat()} for row in alive],
             "at": datetime.now(UTC).isoformat(),
         }
-        draft = self._state_file.with_suffix(".part")
-        draft.write_text(json.dumps(state))
-        draft.replace(self._state_file)
+        if self._state_file is not None:
+            draft = self._state_file.with_suffix(".part")
+            draft.write_text(json.dumps(state))
+            draft.replace(self._state_file)
 
     async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat a step for ever; one that fails is logged and comes again."""
@@ -321,34 +361,6 @@ class Dispatcher:
                 await asyncio.sleep(_LOOK_SECONDS / 4)
 
 
-def _claimed(row: Row) -> Claimed:
-    """A row of `claim`, `expired` or `abandoned` as what the engine works with."""
-    return Claimed(
-        id=row.get("id") or row["task_id"],
-        team_id=row["team_id"],
-        type=row.get("type", ""),
-        data=row.get("data", {}),
-        priority=Queue(row.get("priority", Queue.NORMAL)),
-        attempt=row["attempt"],
-        preemptions=row["preemptions"],
-        retry=_retry(row),
-        timeout_seconds=row.get("timeout_seconds", 0.0),
-        lease_seconds=row.get("lease_seconds", 0.0),
-        runtime=row.get("runtime"),
-        network=row.get("network", "none"),
-        limits=row.get("limits", {}),
-        credentials=tuple(row.get("credentials", ())),
-    )
-
-
-def _retry(row: Row) -> Retry:
-    config: Mapping[str, Any] | None = row["retry_config"]
-    if config is None:
-        return Retry(max_attempts=row["max_attempts"])
-    return Retry(
-        max_attempts=row["max_attempts"],
-        exponential=config["backoff"] == "exponential",
-        delay_seconds=config["delaySeconds"],
-        max_delay_seconds=config["maxDelaySeconds"],
-        jitter=config["jitter"],
-    )
+def _now() -> float:
+    """Seconds that pass while the machine sleeps, too: a lease does not wait for it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -47,6 +47,8 @@ class Kind(Generic[Data]):
     network: Network = Network.NONE
     #: kinds of credential it can be given
     credentials: tuple[str, ...] = ("secret",)
+    #: what a dispatcher's machine must have beside a runtime, by name; its tasks go nowhere else
+    toolchain: str | None = None
     #: None: the instance's default
     timeout_seconds: int | None = None
 

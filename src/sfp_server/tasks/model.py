@@ -89,3 +89,16 @@ class Claimed:
     limits: Mapping[str, int]
     credentials: tuple[Mapping[str, Any], ...] = field(default=())
     started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the machine of a dispatcher has to offer."""
+
+    #: attempts at once; None: as many as the queues have slots
+    slots: int | None = None
+    #: name → version of what is installed beside the runtimes
+    toolchains: Mapping[str, str] = field(default_factory=dict[str, str])
+    #: Elsewhere than the instance. Such a dispatcher leaves the house to the instance's own, and ends its workers
+    #: when it has not reached the database for as long as their leases last: then somebody else may run their tasks.
+    remote: bool = False

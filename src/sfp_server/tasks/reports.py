@@ -4,46 +4,30 @@ While the database is away a report waits, and so does the worker. An attempt th
 writes nothing: the statements name the attempt, and its end is asked for.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from sfp_server.db.database import Database
-from sfp_server.db.queries import load
-from sfp_server.errors import Unavailable
 from sfp_server.runtimes.base import Failure, LogLine
-from sfp_server.tasks.artifacts import ArtifactStore, Draft
+from sfp_server.tasks.artifacts import Draft
+from sfp_server.tasks.delivery import Delivery
 from sfp_server.tasks.model import Claimed
-
-SQL = load("sfp_server.tasks", "dispatch.sql")
-
-#: seconds between tries while the database is away
-_RETRY_SECONDS = 0.5
-
-Answer = TypeVar("Answer")
-
-
-async def persistently(step: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Repeat a database step until the database is there: what a worker did must not be lost to a restart."""
-    while True:
-        try:
-            return await step()
-        except Unavailable:
-            await asyncio.sleep(_RETRY_SECONDS)
+from sfp_server.tasks.steps import SQL, persistently
 
 
 class Reports:
     """The attendant of one attempt: writes what the worker reports, and notices when the attempt is stale."""
 
-    def __init__(self, database: Database, store: ArtifactStore, task: Claimed, stale: Callable[[], None]) -> None:
+    def __init__(self, database: Database, delivery: Delivery, task: Claimed, stale: Callable[[], None]) -> None:
         self.ticket: str | None = None
         self.kept: list[dict[str, Any]] = []
         self.failure: Failure | None = None
         self._database = database
-        self._store = store
+        self._delivery = delivery
         self._task = task
         self._stale = stale
         self._draft: Draft | None = None
+        self._closed = False
 
     async def log(self, lines: Sequence[LogLine]) -> None:
         events = [
@@ -61,48 +45,43 @@ class Reports:
         await self._tell(SQL["progress"], self._task.id, self._task.attempt, percent, text)
 
     async def artifact(self, name: str, chunk: bytes, *, last: bool) -> None:
-        if self.failure is not None:
+        if self.failure is not None or self._closed:
             return
         try:
             if self._draft is None:
-                self._draft = self._store.draft()
+                self._draft = self._delivery.draft()
             self._draft.write(chunk)
             if last:
                 draft, self._draft = self._draft, None
                 await self._keep(name, draft)
         except OSError as error:
             self.failure = Failure(code="artifact", message=f"{name} could not be kept: {error.strerror}")
-            self.close()
+            self._forget_draft()
 
     def close(self) -> None:
-        """Forget a file whose end never came."""
+        """Nobody waits for reports any more: forget a file whose end never came."""
+        self._closed = True
+        self._forget_draft()
+
+    def _forget_draft(self) -> None:
         if self._draft is not None:
             self._draft.discard()
             self._draft = None
 
     async def _keep(self, name: str, draft: Draft) -> None:
-        stored = draft.keep()
-        task = self._task
-        if await self._write(SQL["add_kept"], stored.id, task.id, task.attempt, name, stored.size, stored.sha256):
+        stored = await self._delivery.keep(self._task, name, draft, wanted=lambda: not self._closed)
+        self._checked(stored)
+        if stored is not None:
             self.kept.append({"id": str(stored.id), "name": name, "size": stored.size, "sha256": stored.sha256})
-        else:
-            self._store.remove(stored.id)
-
-    async def _write(self, statement: str, *values: Any) -> Any:
-        async def once() -> Any:
-            async with self._database.serving(self._task.team_id) as tx:
-                return await tx.value(statement, *values)
-
-        return self._checked(await persistently(once))
 
     async def _tell(self, statement: str, *values: Any) -> None:
-        """As `_write`, for functions of the database that enter the task's team by themselves: one round trip."""
+        """The database's functions enter the task's team by themselves: one round trip."""
 
         async def once() -> Any:
             async with self._database.separately() as tx:
                 return await tx.value(statement, *values)
 
-        self._checked(await persistently(once))
+        self._checked(await persistently(once, wanted=lambda: not self._closed))
 
     def _checked(self, answer: Any) -> Any:
         if answer is None or answer is False:

@@ -3,10 +3,10 @@
 WITH made AS (
   INSERT INTO tasks (team_id, type, data, priority, schedule_type, labels, reason, due_at, max_attempts, retry_config,
                      timeout_seconds, queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network,
-                     limits, credentials, created_by, created_by_name, request_id, retry_of)
+                     limits, credentials, created_by, created_by_name, request_id, retry_of, toolchain)
   VALUES (current_team(), $1, $2, $3, $4, $5,
           CASE WHEN $4 = 'recurring' OR $6::timestamptz > now() THEN 'scheduled' ELSE 'queued' END,
-          coalesce($6::timestamptz, now()), $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+          coalesce($6::timestamptz, now()), $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
   RETURNING *
 ), told AS (
   SELECT tell_task(made, 'task.created'), pg_notify('sfp_tasks', made.priority) FROM made
@@ -149,10 +149,10 @@ SELECT count(*)
 -- A new task with the input of an old one. No row: unknown, or not yours.
 WITH made AS (
   INSERT INTO tasks (team_id, type, data, priority, schedule_type, labels, max_attempts, retry_config, timeout_seconds,
-                     queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network, limits, credentials,
+                     queue_timeout_seconds, lease_seconds, concurrency_key, runtime, toolchain, network, limits, credentials,
                      created_by, created_by_name, request_id, retry_of)
   SELECT team_id, type, data, priority, 'immediate', labels, max_attempts, retry_config, timeout_seconds,
-         queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network, limits, credentials, $2, $3, $4, id
+         queue_timeout_seconds, lease_seconds, concurrency_key, runtime, toolchain, network, limits, credentials, $2, $3, $4, id
     FROM tasks
    WHERE id = $1
   RETURNING *
@@ -198,3 +198,11 @@ SELECT pg_notify('sfp_tasks', $1::text)
 -- Where a waiting task stands, and how fast its queue has been: numbers only, of all teams.
 SELECT *
   FROM place_in_line($1)
+
+-- name: dispatchers
+-- The instance's own first. `alive`: it said so lately.
+SELECT id, name, host, version, slots, runtimes, toolchains, isolation, started_at, seen_at, enrolment IS NOT NULL AS remote,
+       seen_at > now() - interval '15 seconds' AS alive
+  FROM dispatchers
+ WHERE seen_at > now() - interval '1 hour'
+ ORDER BY enrolment NULLS FIRST, name, started_at

@@ -9,7 +9,7 @@ DECLARE
   role text;
 BEGIN
   FOREACH role IN ARRAY ARRAY['sfp_migrator', 'sfp_api', 'sfp_dispatcher', 'sfp_broker', 'sfp_deliverer',
-                              'anon', 'authenticated', 'service_role'] LOOP
+                              'sfp_courier', 'anon', 'authenticated', 'service_role'] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
       EXECUTE format('CREATE ROLE %I NOLOGIN NOINHERIT', role);
     END IF;
@@ -21,7 +21,7 @@ CREATE SCHEMA IF NOT EXISTS sfp AUTHORIZATION sfp_migrator;
 SET ROLE sfp_migrator;
 SET search_path = sfp;
 
-GRANT USAGE ON SCHEMA sfp TO sfp_api, sfp_dispatcher, sfp_broker, sfp_deliverer;
+GRANT USAGE ON SCHEMA sfp TO sfp_api, sfp_dispatcher, sfp_broker, sfp_deliverer, sfp_courier;
 
 ------------------------------------------------------------------------------------------------ functions
 
@@ -211,11 +211,32 @@ INSERT INTO queues (name, slots) VALUES ('critical', 1), ('normal', 2), ('batch'
 -- The slots that the configuration named last: only a change of it overrides what was set while running.
 ALTER TABLE queues ADD COLUMN configured int;
 
+-- The right of another machine to run tasks. Its login role has no other way in than the functions of the schema
+-- `sfp_remote`; of its token only what checks it is here.
+CREATE TABLE enrolments (
+  id         uuid PRIMARY KEY DEFAULT uuid7(),
+  name       text NOT NULL CONSTRAINT enrolments_name_unique UNIQUE
+             CONSTRAINT enrolments_name_form CHECK (name ~ '^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$'),
+  role       text NOT NULL CONSTRAINT enrolments_role_unique UNIQUE,
+  token_hash bytea NOT NULL CONSTRAINT enrolments_token_unique UNIQUE,
+  public_key bytea NOT NULL,
+  slots      int NOT NULL CONSTRAINT enrolments_slots CHECK (slots BETWEEN 0 AND 1000),
+  created_at timestamptz NOT NULL DEFAULT now()
+);
+
 CREATE TABLE dispatchers (
   id         uuid PRIMARY KEY,
+  -- NULL: a process of the instance itself
+  enrolment  uuid,
+  name       text NOT NULL DEFAULT 'local',
   host       text NOT NULL,
   pid        int NOT NULL,
+  version    text NOT NULL DEFAULT '',
+  -- attempts that it may have at once; NULL: as many as the queues have slots
+  slots      int,
   runtimes   text[] NOT NULL,
+  -- name → version
+  toolchains jsonb NOT NULL DEFAULT '{}',
   isolation  jsonb NOT NULL DEFAULT '{}',
   started_at timestamptz NOT NULL DEFAULT now(),
   seen_at    timestamptz NOT NULL DEFAULT now()
@@ -243,6 +264,7 @@ CREATE TABLE tasks (
   lease_seconds         double precision NOT NULL,
   concurrency_key       text,
   runtime               text,
+  toolchain             text,
   network               text NOT NULL CONSTRAINT tasks_network CHECK (network IN ('none', 'egress')),
   limits                jsonb NOT NULL DEFAULT '{}',
   credentials           jsonb NOT NULL DEFAULT '[]',
@@ -548,7 +570,10 @@ GRANT SELECT ON leases TO sfp_dispatcher;
 GRANT UPDATE (ended_at) ON leases TO sfp_dispatcher;
 
 GRANT SELECT, UPDATE (drawn_at, drawn_by) ON worker_tickets TO sfp_broker;
-GRANT SELECT (task_id, attempt, team_id, status, lease_expires_at) ON attempts TO sfp_broker;
+GRANT SELECT (task_id, attempt, team_id, status, lease_expires_at, dispatcher_id) ON attempts TO sfp_broker;
+GRANT SELECT (id, enrolment) ON dispatchers TO sfp_broker;
+GRANT SELECT (id, public_key) ON enrolments TO sfp_broker;
+GRANT SELECT (id, name, slots, created_at) ON enrolments TO sfp_api, sfp_dispatcher;
 GRANT SELECT (id, team_id, attempt, status, credentials, created_by) ON tasks TO sfp_broker;
 GRANT SELECT ON secrets TO sfp_broker;
 GRANT INSERT ON leases, audit_log TO sfp_broker;

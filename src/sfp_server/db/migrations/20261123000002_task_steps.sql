@@ -47,7 +47,7 @@ CREATE FUNCTION has_room(for_queue text) RETURNS boolean LANGUAGE sql VOLATILE S
 $$;
 
 -- The task whose turn it is: of the team that was served longest ago, its first that can run here. NULL: none.
-CREATE FUNCTION next_task(from_queue text, on_runtimes text[], team_limit int) RETURNS uuid
+CREATE FUNCTION next_task(from_queue text, on_runtimes text[], team_limit int, on_toolchains text[]) RETURNS uuid
 LANGUAGE sql VOLATILE SET search_path = sfp AS $$
   WITH RECURSIVE waiting (team_id) AS (  -- each team once, without reading all its tasks
     (SELECT team_id FROM tasks
@@ -70,6 +70,7 @@ LANGUAGE sql VOLATILE SET search_path = sfp AS $$
           WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
             AND team_id = waiting.team_id AND due_at <= now()
             AND (runtime IS NULL OR runtime = ANY (on_runtimes))
+            AND (toolchain IS NULL OR toolchain = ANY (on_toolchains))
             AND (concurrency_key IS NULL OR NOT EXISTS (
                   SELECT FROM held_keys WHERE held_keys.team_id = tasks.team_id AND key = concurrency_key))
           ORDER BY due_at, id
@@ -113,7 +114,8 @@ END $$;
 -- Give the next waiting task of a queue to a dispatcher, if there is room. No row: nothing to run now.
 -- The queues' rows are locked first, in the order of their names, so that claims see each other's. (NO KEY: a submission
 -- holds a key share of its queue's row through its foreign key, and must not wait for us, nor we for it.)
-CREATE FUNCTION claim(from_queue text, by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int)
+CREATE FUNCTION claim(from_queue text, by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int,
+                      on_toolchains text[] DEFAULT '{}')
 RETURNS SETOF tasks LANGUAGE plpgsql VOLATILE SET search_path = sfp AS $$
 DECLARE
   candidate uuid;
@@ -126,7 +128,7 @@ BEGIN
     RETURN;
   END IF;
   PERFORM FROM queues ORDER BY name FOR NO KEY UPDATE;
-  candidate := next_task(from_queue, on_runtimes, team_limit);
+  candidate := next_task(from_queue, on_runtimes, team_limit, on_toolchains);
   IF candidate IS NULL OR EXISTS (SELECT FROM queues WHERE name = from_queue AND (paused OR slots = 0)) THEN
     RETURN;
   END IF;
@@ -157,16 +159,23 @@ BEGIN
   RETURN NEXT claimed;
 END $$;
 
--- The next task of the most urgent queue that has one and room for it. No row: nothing to run now.
+-- The next task of the most urgent queue that has one and room for it. No row: nothing to run now, or the dispatcher
+-- has `slots_at_most` attempts already.
 -- (Generic plans here and in `finish`: PostgreSQL would plan anew for each task, which takes longer than to run it.)
-CREATE FUNCTION claim_any(by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int)
+CREATE FUNCTION claim_any(by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int,
+                          on_toolchains text[] DEFAULT '{}', slots_at_most int DEFAULT NULL)
 RETURNS SETOF tasks LANGUAGE plpgsql VOLATILE SET search_path = sfp
 SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   from_queue text;
 BEGIN
+  IF slots_at_most IS NOT NULL AND slots_at_most <= (
+       SELECT count(*) FROM attempts WHERE dispatcher_id = by_dispatcher AND status = 'active') THEN
+    RETURN;
+  END IF;
   FOREACH from_queue IN ARRAY ARRAY['critical', 'normal', 'batch'] LOOP
-    RETURN QUERY SELECT * FROM claim(from_queue, by_dispatcher, on_runtimes, team_limit, preemptions_at_most);
+    RETURN QUERY SELECT * FROM claim(from_queue, by_dispatcher, on_runtimes, team_limit, preemptions_at_most,
+                                      on_toolchains);
     IF FOUND THEN
       RETURN;
     END IF;
@@ -219,6 +228,70 @@ BEGIN
   PERFORM tell_task(ended, CASE WHEN ended.status = 'pending' THEN 'task.retrying' ELSE 'task.' || as_status END);
   RETURN true;
 END $$;
+
+-- A ticket for the current attempt's credentials; only its hash is stored. A second one changes nothing.
+CREATE FUNCTION add_ticket(with_hash bytea, of_task uuid, of_attempt int) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  INSERT INTO worker_tickets (token_hash, team_id, task_id, attempt, expires_at)
+  VALUES (with_hash, current_team(), of_task, of_attempt, now() + interval '5 minutes')
+  ON CONFLICT DO NOTHING
+$$;
+
+-- How a dispatcher that comes later finds the worker.
+CREATE FUNCTION save_handle(of_task uuid, of_attempt int, with_handle text, with_runtime text) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  UPDATE attempts SET handle = with_handle, runtime = with_runtime
+   WHERE task_id = of_task AND attempt = of_attempt AND status = 'active'
+$$;
+
+-- Renew a dispatcher's running attempts; those that do not come back are no longer its own.
+CREATE FUNCTION renew(by_dispatcher uuid, of_tasks uuid[])
+RETURNS TABLE (task_id uuid, attempt int, cancel_requested_at timestamptz, preempt_asked_at timestamptz)
+LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  UPDATE attempts
+     SET lease_expires_at = now() + make_interval(secs => tasks.lease_seconds)
+    FROM tasks
+   WHERE attempts.task_id = tasks.id AND attempts.dispatcher_id = by_dispatcher AND attempts.status = 'active'
+     AND attempts.task_id = ANY (of_tasks)
+  RETURNING attempts.task_id, attempts.attempt, tasks.cancel_requested_at, attempts.preempt_asked_at
+$$;
+
+-- Tasks that are claimed for a dispatcher, other than those it knows of: the answer to their claim never came.
+CREATE FUNCTION unheard(by_dispatcher uuid, known uuid[]) RETURNS SETOF tasks
+LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  SELECT tasks.*
+    FROM attempts
+    JOIN tasks ON tasks.id = attempts.task_id AND tasks.attempt = attempts.attempt
+   WHERE attempts.dispatcher_id = by_dispatcher AND attempts.status = 'active' AND attempts.task_id <> ALL (known)
+$$;
+
+-- Attempts of dispatchers of a place that exist no more: their workers died with them.
+CREATE FUNCTION abandoned(on_host text, alive uuid[])
+RETURNS TABLE (task_id uuid, attempt int, team_id uuid, handle text, runtime text, max_attempts int, retry_config jsonb,
+               preemptions int, cancel_requested_at timestamptz)
+LANGUAGE sql STABLE SET search_path = sfp AS $$
+  SELECT attempts.task_id, attempts.attempt, attempts.team_id, attempts.handle, attempts.runtime, tasks.max_attempts,
+         tasks.retry_config, tasks.preemptions, tasks.cancel_requested_at
+    FROM attempts
+    JOIN tasks ON tasks.id = attempts.task_id
+    JOIN dispatchers ON dispatchers.id = attempts.dispatcher_id
+   WHERE attempts.status = 'active' AND dispatchers.host = on_host AND dispatchers.id <> ALL (alive)
+$$;
+
+-- What a dispatcher is and can do; said again with every renewal.
+CREATE FUNCTION announce(dispatcher uuid, on_host text, with_pid int, has_runtimes text[], has_isolation jsonb,
+                         has_toolchains jsonb, has_slots int, has_version text) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  INSERT INTO dispatchers (id, host, pid, runtimes, isolation, toolchains, slots, version)
+  VALUES (dispatcher, on_host, with_pid, has_runtimes, has_isolation, has_toolchains, has_slots, has_version)
+  ON CONFLICT (id) DO UPDATE SET seen_at = now(), runtimes = excluded.runtimes, isolation = excluded.isolation,
+                                 toolchains = excluded.toolchains, slots = excluded.slots
+$$;
+
+-- A dispatcher says goodbye.
+CREATE FUNCTION leave(dispatcher uuid) RETURNS void LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  DELETE FROM dispatchers WHERE id = dispatcher
+$$;
 
 -- Progress of the current attempt. False: the attempt is not the current one.
 CREATE FUNCTION progress(of_task uuid, of_attempt int, percent int, with_step text) RETURNS boolean
