@@ -1,9 +1,10 @@
 """Process entry points: `python -m sfp_server.cli COMMAND --directory DIR`.
 
     serve         the API, on 127.0.0.1 and the configured port
-    dispatch      claims tasks and starts workers
+    dispatch      claims tasks and starts workers; with --broker on another machine than the instance
     broker        hands leased credentials to workers
     deliver       carries events from the log to the API processes
+    courier       the port for dispatchers on other machines, where dispatchers.listen is set
     migrate       brings the database to this release, once
     create-owner  makes or recovers the first owner; the password comes on stdin
 
@@ -25,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; answers its exit status."""
     parsed = _parser().parse_args(arguments)
     try:
+        if parsed.command == "dispatch" and parsed.directory is None:
+            return _dispatch_elsewhere(parsed)
         settings = Settings.load(parsed.directory, os.environ)
         return _run(parsed, settings)
     except (SettingsError, SfpError) as error:
@@ -37,12 +40,49 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sfp_server.cli", description="Processes of an sfp instance.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("serve", "dispatch", "broker", "deliver", "migrate", "create-owner"):
+    for name in ("serve", "dispatch", "broker", "deliver", "courier", "migrate", "create-owner"):
         command = commands.add_parser(name)
-        command.add_argument("--directory", type=Path, required=True, help="the instance's directory")
+        here = name != "dispatch"
+        command.add_argument("--directory", type=Path, required=here, help="the instance's directory")
+        if name == "dispatch":
+            _add_elsewhere(command)
         if name == "create-owner":
             command.add_argument("--email", required=True)
     return parser
+
+
+def _add_elsewhere(command: argparse.ArgumentParser) -> None:
+    """What `dispatch` takes on another machine, instead of --directory; names and meanings: docs/dispatchers.md."""
+    command.add_argument("--database-url", help="environment: SFP_DISPATCH_DATABASE_URL")
+    command.add_argument("--broker", help="tls://host:port; environment: SFP_BROKER")
+    command.add_argument("--token-file", type=Path, help="environment: SFP_DISPATCHER_TOKEN, the token itself")
+    command.add_argument("--work-dir", type=Path, help="of its own; default: below ~/.local/state/sfp-dispatcher")
+    command.add_argument("--slots", type=int, help="tasks at once; never more than the instance allows")
+    command.add_argument("--runtime", choices=("auto", "sandbox", "process", "container"))
+    command.add_argument("--toolchain", action="append", default=[], metavar="NAME=VERSION")
+
+
+def _dispatch_elsewhere(parsed: argparse.Namespace) -> int:
+    from sfp_server.processes.elsewhere import agreed, run
+    from sfp_server.web import logs
+
+    flags = {
+        "SFP_DISPATCH_DATABASE_URL": parsed.database_url,
+        "SFP_BROKER": parsed.broker,
+        "SFP_DISPATCHER_SLOTS": None if parsed.slots is None else str(parsed.slots),
+        "SFP_WORKER_RUNTIME": parsed.runtime,
+        "SFP_DISPATCHER_TOOLCHAINS": ",".join(parsed.toolchain),
+    }
+    os.umask(0o077)
+    environ = {**os.environ, **{name: value for name, value in flags.items() if value}}
+    settings, contract = agreed(environ, token_file=parsed.token_file, directory=parsed.work_dir)
+    os.environ.pop("SFP_DISPATCHER_TOKEN", None)  # nothing that we start inherits it
+    logs.configure("dispatch", settings.log_level)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(settings, contract))
+    return 0
 
 
 def _run(parsed: argparse.Namespace, settings: Settings) -> int:

@@ -149,6 +149,25 @@ class Settings:
     )
     worker_warm: int = _setting(2, "worker.warm", "SFP_WORKER_WARM", "pre-started workers that wait for a task")
 
+    dispatchers_listen: str | None = _setting(
+        None,
+        "dispatchers.listen",
+        "SFP_DISPATCHERS_LISTEN",
+        "host:port where dispatchers on other machines reach the instance (TLS); off unless set",
+    )
+    dispatcher_slots: int | None = _setting(
+        None,
+        "dispatcher.slots",
+        "SFP_DISPATCHER_SLOTS",
+        "tasks that this machine runs at once; as many as the queues have slots unless set",
+    )
+    dispatcher_toolchains: str = _setting(
+        "",
+        "dispatcher.toolchains",
+        "SFP_DISPATCHER_TOOLCHAINS",
+        "comma list of name=version: what is installed on this machine for tasks that need it",
+    )
+
     container_engine: str | None = _setting(
         None,
         "worker.container.engine",
@@ -197,6 +216,10 @@ class Settings:
     def __post_init__(self) -> None:
         self.slots()
         self.images()
+        self.toolchains()
+        self.listen_address()
+        if self.dispatcher_slots is not None and not 0 <= self.dispatcher_slots <= 1000:
+            raise SettingsError("dispatcher.slots must be between 0 and 1000")
         if self.worker_runtime == "container" and self.container_engine is None:
             raise SettingsError("worker.runtime container needs worker.container.engine")
         if any(not path.startswith("/") for path in _listed(self.container_mounts)):
@@ -234,6 +257,22 @@ class Settings:
             raise SettingsError("worker.container.images must be a list of task-type=image, separated by commas")
         return {kind.strip(): image.strip() for kind, _, image in pairs}
 
+    def toolchains(self) -> dict[str, str]:
+        """Version by name of toolchain. Raises SettingsError unless dispatcher_toolchains is `name=version,…`."""
+        pairs = [entry.partition("=") for entry in _listed(self.dispatcher_toolchains)]
+        if not all(name.strip() and version.strip() for name, _, version in pairs):
+            raise SettingsError("dispatcher.toolchains must be a list of name=version, separated by commas")
+        return {name.strip(): version.strip() for name, _, version in pairs}
+
+    def listen_address(self) -> tuple[str, int] | None:
+        """Where the courier listens; None: nowhere. Raises SettingsError unless dispatchers_listen is `host:port`."""
+        if self.dispatchers_listen is None:
+            return None
+        host, colon, port = self.dispatchers_listen.rpartition(":")
+        if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+            raise SettingsError("dispatchers.listen must look like 0.0.0.0:9443")
+        return host.strip("[]"), int(port)
+
     def mounts(self) -> tuple[Path, ...]:
         """Directories of this machine that containers see."""
         return tuple(Path(path) for path in _listed(self.container_mounts))
@@ -253,6 +292,15 @@ class Settings:
     @property
     def broker_socket(self) -> Path:
         return self.run_directory / "broker.sock"
+
+    @property
+    def remote_broker_socket(self) -> Path:
+        """Where the courier hands workers of other machines through."""
+        return self.run_directory / "broker-tls.sock"
+
+    def secret_file(self, name: str) -> Path:
+        """The file of a secret, for what reads files itself."""
+        return self.directory / "secrets" / name
 
     def role_url(self, role: str) -> str:
         """Connection URL of a database role (`sfp_api`, …): the embedded server, or `database.url` with that role."""

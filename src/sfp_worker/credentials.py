@@ -28,21 +28,25 @@ class Drawn:
 NOTHING = Drawn({}, [])
 
 
-def draw(descriptor: int, ticket: str) -> Drawn:
+def draw(descriptor: int, ticket: str, introduction: Any = None) -> Drawn:
     """Redeem `ticket` over the connected socket, which is closed afterwards.
+
+    `introduction` (authority, name, proof) is for a broker on another machine: nobody on the way can listen.
 
     Raises:
         Failed: `credential`; says which, never its value.
     """
-    broker = socket(AF_UNIX, SOCK_STREAM, 0, fileno=descriptor)
-    broker.settimeout(PATIENCE_SECONDS)
+    asked = {"ticket": ticket} if introduction is None else {"ticket": ticket, "proof": introduction["proof"]}
+    broker: Any = None
     try:
-        broker.sendall(wire.dumps({"ticket": ticket}).encode() + b"\n")
+        broker = _near(descriptor) if introduction is None else _far(descriptor, introduction)
+        broker.sendall(wire.dumps(asked).encode() + b"\n")
         line = _line(broker)
     except OSError as error:
         raise Failed("credential", "the credential broker did not answer") from error
     finally:
-        broker.close()
+        if broker is not None:
+            broker.close()
     try:
         return _parse(wire.loads(line.decode()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -50,7 +54,26 @@ def draw(descriptor: int, ticket: str) -> Drawn:
         raise Failed("credential", "the credential broker answered something unknown") from None
 
 
-def _line(broker: socket) -> bytes:
+def _near(descriptor: int) -> socket:
+    broker = socket(AF_UNIX, SOCK_STREAM, 0, fileno=descriptor)
+    broker.settimeout(PATIENCE_SECONDS)
+    return broker
+
+
+def _far(descriptor: int, introduction: Any) -> Any:
+    """TLS with the broker itself, whoever carries it. Raises OSError when it is somebody else."""
+    import socket as sockets
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies certificate and name
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=introduction["ca"])
+    carried = sockets.socket(fileno=descriptor)
+    carried.settimeout(PATIENCE_SECONDS)
+    return context.wrap_socket(carried, server_hostname=introduction["name"])
+
+
+def _line(broker: Any) -> bytes:
     data = bytearray()
     while not data.endswith(b"\n"):
         part = broker.recv(64 * 1024)

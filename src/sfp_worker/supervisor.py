@@ -110,7 +110,7 @@ class Supervisor:
 
     def _draw(self) -> Drawn:
         ticket = self._job["ticket"]
-        return NOTHING if ticket is None else draw(self._descriptors["broker"], ticket)
+        return NOTHING if ticket is None else draw(self._descriptors["broker"], ticket, self._job["broker"])
 
     def _was_terminated(self) -> bool:
         return any(message["t"] == "terminate" for message in self._control.receive())

@@ -46,10 +46,12 @@ UPDATE worker_tickets
 RETURNING team_id, task_id, attempt
 
 -- name: leased_task
--- What the ticket's attempt may have. No row: the attempt is no longer the current one.
-SELECT tasks.credentials, tasks.created_by
+-- What the ticket's attempt may have, and on whose machine it runs. No row: the attempt is no longer the current one.
+SELECT tasks.credentials, tasks.created_by, dispatchers.enrolment IS NOT NULL AS remote, enrolments.public_key
   FROM tasks
   JOIN attempts ON attempts.task_id = tasks.id AND attempts.attempt = tasks.attempt
+  LEFT JOIN dispatchers ON dispatchers.id = attempts.dispatcher_id
+  LEFT JOIN enrolments ON enrolments.id = dispatchers.enrolment
  WHERE tasks.id = $1
    AND tasks.attempt = $2
    AND tasks.status = 'active'

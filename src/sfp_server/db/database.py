@@ -87,8 +87,20 @@ class Tx:
 class Database:
     """A pool of connections of one database role."""
 
-    def __init__(self, url: str, *, application: str, size: int = 10, least: int = 1) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        application: str,
+        size: int = 10,
+        least: int = 1,
+        schema: str = "sfp",
+        access: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`access`: what a connection needs beside the URL (`password`, `ssl`)."""
         self._url = url
+        self._schema = schema
+        self._access = dict(access or {})
         self._application = application
         self._size = size
         self._least = least
@@ -193,12 +205,13 @@ class Database:
                     init=_prepare,
                     connection_class=_Connection,
                     server_settings=self._server_settings(),
+                    **self._access,
                 )
 
     def _server_settings(self) -> dict[str, str]:
         return {
             "application_name": self._application,
-            "search_path": "sfp",
+            "search_path": self._schema,
             "idle_in_transaction_session_timeout": "60000",
         }
 
@@ -209,7 +222,9 @@ class Database:
         Raises Unavailable when the connection cannot be made or is lost.
         """
         with _translated():
-            connection = await asyncpg.connect(self._url, timeout=5, server_settings=self._server_settings())
+            connection = await asyncpg.connect(
+                self._url, timeout=5, server_settings=self._server_settings(), **self._access
+            )
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:
@@ -284,6 +299,7 @@ async def fetch(url: str, statement: str, *values: Any) -> Sequence[Row]:
     with _translated():
         connection = await asyncpg.connect(url, timeout=10)
     try:
-        return await connection.fetch(statement, *values)
+        with _translated():
+            return await connection.fetch(statement, *values)
     finally:
         await connection.close(timeout=5)

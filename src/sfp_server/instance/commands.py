@@ -5,19 +5,14 @@ Imports happen inside the commands: the CLI must start quickly for the commands 
 
 import os
 import shlex
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from sfp_client.cli import output
-
-Tenant = Annotated[str, typer.Option("--tenant", "-t", help="Name of the instance.")]
-BaseDir = Annotated[Path, typer.Option("--base-dir", help="Where instances live.", envvar="SFP_BASE_DIR")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-BASE = Path("sfp-server")
+from sfp_server.instance.dispatcher_commands import register as register_dispatchers
+from sfp_server.instance.told import BASE, BaseDir, Json, Tenant, told
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +20,7 @@ def register(app: typer.Typer) -> None:
     for command in (init, start, stop, status, logs, scale, migrate, doctor, demo):
         app.command()(command)
     app.command("list")(list_instances)
+    register_dispatchers(app)
 
 
 def init(
@@ -48,7 +44,7 @@ def init(
     """
     from sfp_server.instance import configuration, create
 
-    with _told():
+    with told():
         if driver == "compose":
             output.fail("the driver 'compose' is not in this release: use --driver local")
         flags = {
@@ -89,7 +85,7 @@ def start(
     from sfp_server.instance import start as starting
 
     del daemon
-    with _told():
+    with told():
         done = starting.start(place.existing(base_dir, tenant), base_dir, os.environ, output.note)
     output.show(
         {
@@ -119,7 +115,7 @@ def stop(
     from sfp_server.instance import place
     from sfp_server.instance import stop as stopping
 
-    with _told():
+    with told():
         ran = stopping.stop(place.existing(base_dir, tenant), cut=cut)
     output.show(
         {"tenant": tenant, "status": "stopped", "wasRunning": ran},
@@ -133,7 +129,7 @@ def status(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -
     from sfp_server.instance import place
     from sfp_server.instance import status as reporting
 
-    with _told():
+    with told():
         report = reporting.status(place.existing(base_dir, tenant), os.environ)
     if as_json:
         output.show(report, as_json=True)
@@ -154,7 +150,7 @@ def logs(
     from sfp_server.instance import logs as reading
     from sfp_server.instance import place
 
-    with _told():
+    with told():
         at = place.existing(base_dir, tenant)
         reading.show(at, service, tail=tail, follow=follow, as_json=as_json)
 
@@ -178,7 +174,7 @@ def scale(
     wanted = {"critical": critical_workers, "normal": normal_workers, "batch": batch_workers}
     if all(number is None for number in wanted.values()):
         output.fail("say what to change: --critical-workers, --normal-workers, --batch-workers", code=2)
-    with _told():
+    with told():
         at = place.existing(base_dir, tenant)
         done = scaling.scale(at, wanted, running=supervisor.Supervisor(at).is_alive())
     slots = ", ".join(f"{queue} {number}" for queue, number in done["current"].items())
@@ -189,7 +185,7 @@ def list_instances(*, base_dir: BaseDir = BASE, as_json: Json = False) -> None:
     """List the instances below the base directory."""
     from sfp_server.instance import status as reporting
 
-    with _told():
+    with told():
         found = reporting.overview(base_dir, os.environ)
     lines = [f"{item['tenant']:<20} {item['status']:<8} {item['url']}" for item in found]
     text = "\n".join(lines) or "no instance here: run `sfp-server init --tenant NAME`"
@@ -200,7 +196,7 @@ def migrate(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) 
     """Bring the database schema of a running instance to this release; `start` does so by itself."""
     from sfp_server.instance import place, schema, supervisor
 
-    with _told():
+    with told():
         at = place.existing(base_dir, tenant)
         if not supervisor.Supervisor(at).is_alive():
             output.fail(f"{tenant} is not running: `sfp-server start -t {tenant}` migrates by itself")
@@ -214,7 +210,7 @@ def doctor(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -
     from sfp_server.instance import doctor as examining
     from sfp_server.instance import place
 
-    with _told():
+    with told():
         findings = examining.examine(place.existing(base_dir, tenant), os.environ)
     if as_json:
         output.show([finding.as_json() for finding in findings], as_json=True)
@@ -228,27 +224,10 @@ def demo(*, keep: Annotated[bool, typer.Option(help="Keep the directory for a lo
     """See it work: a throw-away instance runs a real job on a real repository in a sandbox, and is removed."""
     from sfp_server.instance import demo as showing
 
-    with _told():
+    with told():
         worked = showing.run(keep=keep)
     if not worked:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _told() -> Generator[None]:
-    """Private files whatever the umask, and expected failures as the CLI tells them."""
-    from sfp_server.instance.problem import InstanceError
-
-    os.umask(0o077)
-    try:
-        yield
-    except InstanceError as error:
-        output.fail(str(error), code=error.exit_code)
-    except BrokenPipeError:
-        raise  # whoever read our output has left; the program's root knows what to do
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        output.fail(f"{error.strerror or error}{where}: check the disk and its permissions")
 
 
 def _base_flag(base: Path) -> str:

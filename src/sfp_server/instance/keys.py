@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-ROLES = ("postgres", "sfp_migrator", "sfp_api", "sfp_dispatcher", "sfp_broker", "sfp_deliverer")
+ROLES = ("postgres", "sfp_migrator", "sfp_api", "sfp_dispatcher", "sfp_broker", "sfp_deliverer", "sfp_courier")
 PASSWORDS = (*(f"db-{role}" for role in ROLES), "valkey")
 #: what an instance cannot start without
 REQUIRED = (*PASSWORDS, "jwt-signing.pem", "vault-private.pem", "vault-public.pem", "audit-key")
@@ -29,6 +29,27 @@ def make_secrets(at: Place) -> None:
     vault = X25519PrivateKey.generate()
     write(at.secrets / "vault-private.pem", _private_pem(vault))
     write(at.secrets / "vault-public.pem", _public_pem(vault))
+
+
+def authority(at: Place) -> str:
+    """PEM of the authority that other machines know the instance by; made when it is first asked for."""
+    from sfp_server.remote import tls
+
+    file = at.secrets / "network-ca.pem"
+    if not file.is_file():
+        write(file, tls.new_authority())
+    return file.read_text()
+
+
+def make_network_certificates(at: Place) -> None:
+    """Fresh certificates of the courier and the broker, as at every start; the authority stays."""
+    from sfp_server.remote import tls
+    from sfp_server.runtimes import broker
+
+    signer = authority(at)
+    write(at.secrets / "network-ca.crt", tls.certificate_of(signer))
+    write(at.secrets / "courier-tls.pem", tls.issue(signer, tls.COURIER))
+    write(at.secrets / "broker-tls.pem", tls.issue(signer, broker.NAME))
 
 
 def missing(at: Place) -> list[str]:

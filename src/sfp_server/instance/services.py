@@ -98,12 +98,22 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
         return [sys.executable, "-I", "-m", "sfp_server.cli", verb, "--directory", str(at.directory)]
 
     hidden = _others(at, "")
+    courier = Service(
+        name="courier",
+        argv=process("courier"),
+        env=env,
+        capabilities=["NET_BIND_SERVICE"],
+        secrets=["db-sfp_courier", "courier-tls.pem", "network-ca.crt"],
+        hidden=hidden,
+        priority=400,
+    )
     return [
+        *([courier] if settings.dispatchers_listen else []),
         Service(
             name="broker",
             argv=process("broker"),
             env=env,
-            secrets=["db-sfp_broker", "vault-private.pem", "audit-key"],
+            secrets=["db-sfp_broker", "vault-private.pem", "audit-key", "broker-tls.pem"],
             hidden=hidden,
             priority=300,
         ),

@@ -121,6 +121,8 @@ def _launch(at: Place, settings: Settings, environ: Mapping[str, str], say: Call
     for name in ("logs", "tmp", "caddy"):
         make_directory(at.directory / name)
     run = ensure_run_directory(at)
+    if settings.dispatchers_listen:
+        keys.make_network_certificates(at)
     for marker in (run / "starts").iterdir():
         marker.unlink()
     programs = services(at, settings, environ)

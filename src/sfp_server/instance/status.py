@@ -37,6 +37,7 @@ def status(at: Place, environ: Mapping[str, str]) -> dict[str, Any]:
         "url": public_url(settings),
         "services": services,
         "queues": _queues(dispatcher),
+        "dispatchers": dispatcher.get("dispatchers", []),
         "resources": _resources(at, processes),
         "isolation": dispatcher.get("isolation", {}),
         "runtime": dispatcher.get("runtime"),
@@ -74,6 +75,7 @@ def _services(
     names += ["postgres"] if settings.database_url is None else []
     names += ["cache"] if settings.cache_url is None else []
     names += ["caddy"] if settings.caddy else []
+    names += ["courier"] if settings.dispatchers_listen else []
     services = {name: _service(at, settings, name, processes, dispatcher) for name in names}
     # whether external servers answer is the API's word: it is the one that uses them
     external = {"status": "external", "uptime": 0, "health": services["api"]["health"]}
@@ -212,6 +214,14 @@ def show(report: dict[str, Any]) -> None:
     for name, queue in report["queues"].items():
         queues.add_row(name, *(str(queue[key]) for key in ("slots", "active", "pending")))
     console.print(queues)
+    machines = Table("dispatcher", "host", "slots", "active", "runtimes", "toolchains", box=None, pad_edge=False)
+    for machine in report["dispatchers"]:
+        slots = "all" if machine["slots"] is None else str(machine["slots"])
+        tools = ", ".join(f"{name} {version}" for name, version in machine["toolchains"].items())
+        host = str(machine["host"]).partition(":")[0]
+        machines.add_row(machine["name"], host, slots, str(machine["active"]), ", ".join(machine["runtimes"]), tools)
+    if report["dispatchers"]:
+        console.print(machines)
     for wall, how in report["isolation"].items():
         console.print(f"{wall}: {how}", highlight=False, markup=False)
     console.print(f"memory {report['resources']['memoryBytes'] / 2**20:.0f} MiB", highlight=False)

@@ -14,12 +14,14 @@ from sfp_server.db.database import Database
 from sfp_server.kinds import KINDS
 from sfp_server.processes.signals import stop_signal
 from sfp_server.runtimes.base import Limits, Runtime, RuntimeUnavailable
+from sfp_server.runtimes.broker import BrokerDoor
 from sfp_server.runtimes.detect import container, detect
 from sfp_server.settings import Settings
 from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.attempt import Engine
 from sfp_server.tasks.dispatcher import Dispatcher
-from sfp_server.tasks.reports import SQL, persistently
+from sfp_server.tasks.model import Machine
+from sfp_server.tasks.steps import SQL, persistently
 
 log = structlog.get_logger()
 
@@ -44,12 +46,12 @@ def limits_of(settings: Settings) -> Limits:
 async def run(settings: Settings) -> None:
     """Run the dispatcher of this instance's directory; a second one waits until the first has ended."""
     stopping = stop_signal()
-    with await _only_one(settings.run_directory / "dispatcher.lock"):
+    with await only_one(settings.run_directory / "dispatcher.lock"):
         store = ArtifactStore(settings.directory / "artifacts")
         store.remove_drafts()
         async with (
             Database(settings.role_url("sfp_dispatcher"), application="sfp dispatcher", size=8) as database,
-            _runtimes(settings) as runtimes,
+            opened(settings, limits_of(settings)) as runtimes,
         ):
             await _set_slots(database, settings)
             dispatcher = Dispatcher(
@@ -65,21 +67,24 @@ async def run(settings: Settings) -> None:
                 lease_seconds=settings.lease_seconds,
                 state_file=settings.run_directory / "dispatcher.json",
                 place=str(settings.directory),
+                machine=Machine(slots=settings.dispatcher_slots, toolchains=settings.toolchains()),
                 team_limit=settings.team_active_max,
                 preemptions_at_most=settings.preemptions_max,
                 retention_days=(settings.retention_days, settings.logs_retention_days),
             )
-            stopper = asyncio.create_task(_then(stopping, dispatcher.stop))
+            stopper = asyncio.create_task(then(stopping, dispatcher.stop))
             await dispatcher.run(stop_seconds=STOP_SECONDS)
             stopper.cancel()
 
 
 @asynccontextmanager
-async def _runtimes(settings: Settings) -> AsyncGenerator[dict[str, Runtime]]:
+async def opened(
+    settings: Settings, limits: Limits, broker: BrokerDoor | None = None
+) -> AsyncGenerator[dict[str, Runtime]]:
     """The runtimes of this machine, the default one first; closed at the end."""
-    default = await detect(settings, limits_of(settings))
+    default = await detect(settings, limits, broker)
     runtimes: dict[str, Runtime] = {default.name: default}
-    joining = asyncio.create_task(_join_container(runtimes, settings))
+    joining = asyncio.create_task(_join_container(runtimes, settings, limits, broker))
     try:
         yield runtimes
     finally:
@@ -89,11 +94,13 @@ async def _runtimes(settings: Settings) -> AsyncGenerator[dict[str, Runtime]]:
             await runtime.close()
 
 
-async def _join_container(runtimes: dict[str, Runtime], settings: Settings) -> None:
+async def _join_container(
+    runtimes: dict[str, Runtime], settings: Settings, limits: Limits, broker: BrokerDoor | None
+) -> None:
     """Add the container runtime where one is set; until its engine answers, its tasks wait with that reason."""
     if settings.container_engine is None or "container" in runtimes:
         return
-    runtime = container(settings, limits_of(settings))
+    runtime = container(settings, limits, broker)
     try:
         await _until_open(runtime)
         runtimes[runtime.name] = runtime
@@ -128,12 +135,13 @@ async def _set_slots(database: Database, settings: Settings) -> None:
     await persistently(once)
 
 
-async def _then(event: asyncio.Event, step: Callable[[], None]) -> None:
+async def then(event: asyncio.Event, step: Callable[[], None]) -> None:
+    """Do `step` once `event` is set."""
     await event.wait()
     step()
 
 
-async def _only_one(path: Path) -> IO[str]:
+async def only_one(path: Path) -> IO[str]:
     """Hold the lock file as long as the answer is open; the kernel frees it when the process dies."""
     file = path.open("a")
     told = False

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from sfp_server.runtimes import bwrap, containerspec, image, job, launch, seccomp
 from sfp_server.runtimes.base import Git, Limits, Network, RuntimeUnavailable, Workload
+from sfp_server.runtimes.broker import BrokerDoor
 from sfp_server.runtimes.channel import Channel
 from sfp_server.runtimes.contained import Contained, remove
 from sfp_server.runtimes.containerspec import Ground
@@ -74,7 +75,7 @@ class ContainerRuntime(SupervisedRuntime):
 
     def __init__(
         self,
-        broker_socket: Path | None,
+        broker_socket: BrokerDoor | None,
         egress: EgressPolicy,
         warm: int = 0,
         *,

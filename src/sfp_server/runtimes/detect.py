@@ -5,6 +5,7 @@ from pathlib import Path
 import structlog
 
 from sfp_server.runtimes.base import Limits, Runtime, RuntimeUnavailable
+from sfp_server.runtimes.broker import BrokerDoor
 from sfp_server.runtimes.egress import EgressPolicy, parse_allow
 from sfp_server.runtimes.image import nameservers
 from sfp_server.runtimes.sandbox import SandboxRuntime
@@ -18,27 +19,30 @@ def policy(settings: Settings) -> EgressPolicy:
     return EgressPolicy(allow=parse_allow(settings.egress_allow.split(",")), nameservers=frozenset(nameservers()))
 
 
-async def detect(settings: Settings, limits: Limits) -> Runtime:
+async def detect(settings: Settings, limits: Limits, broker: BrokerDoor | None = None) -> Runtime:
     """An open runtime.
+
+    Args:
+        broker: how workers reach the broker; None: the instance's own socket.
 
     Raises RuntimeUnavailable when `worker.runtime` asks for one that does not work here.
     """
     if settings.worker_runtime == "process":
-        return await _process(settings, limits)
+        return await _process(settings, limits, broker)
     if settings.worker_runtime == "container":
-        runtime = container(settings, limits)
+        runtime = container(settings, limits, broker)
         await runtime.open()
         return runtime
     try:
-        return await _sandbox(settings, limits)
+        return await _sandbox(settings, limits, broker)
     except RuntimeUnavailable as error:
         if settings.worker_runtime == "sandbox":
             raise
         log.warning("no sandbox on this machine: workers are plain processes", why=str(error))
-        return await _process(settings, limits)
+        return await _process(settings, limits, broker)
 
 
-def container(settings: Settings, limits: Limits) -> Runtime:
+def container(settings: Settings, limits: Limits, broker: BrokerDoor | None = None) -> Runtime:
     """The container runtime of `worker.container.*`, not open yet; the engine must be set."""
     from sfp_server.runtimes.container import ContainerRuntime, Supply
 
@@ -51,7 +55,7 @@ def container(settings: Settings, limits: Limits) -> Runtime:
         mounts=settings.mounts(),
     )
     return ContainerRuntime(
-        settings.broker_socket,
+        broker or settings.broker_socket,
         policy(settings),
         settings.container_warm,
         scratch=settings.run_directory / "workers",
@@ -60,9 +64,9 @@ def container(settings: Settings, limits: Limits) -> Runtime:
     )
 
 
-async def _sandbox(settings: Settings, limits: Limits) -> Runtime:
+async def _sandbox(settings: Settings, limits: Limits, broker: BrokerDoor | None) -> Runtime:
     runtime = SandboxRuntime(
-        settings.broker_socket,
+        broker or settings.broker_socket,
         policy(settings),
         settings.worker_warm,
         scratch=settings.run_directory / "workers",
@@ -78,11 +82,11 @@ async def _sandbox(settings: Settings, limits: Limits) -> Runtime:
     return runtime
 
 
-async def _process(settings: Settings, limits: Limits) -> Runtime:
+async def _process(settings: Settings, limits: Limits, broker: BrokerDoor | None) -> Runtime:
     from sfp_server.runtimes.process import ProcessRuntime
 
     runtime = ProcessRuntime(
-        settings.broker_socket,
+        broker or settings.broker_socket,
         policy(settings),
         settings.worker_warm,
         scratch=settings.directory / "workers",

@@ -1,26 +1,21 @@
 """From a workload to the job message: what one worker is told."""
 
-import asyncio
 import base64
 import contextlib
 import os
 import resource
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from sfp_server.runtimes.base import Archive, Files, Git, Limits, Network, RuntimeUnavailable, Workload
+from sfp_server.runtimes.broker import BrokerDoor, RemoteBroker, connect
 from sfp_server.runtimes.egress import Closed, EgressPolicy, OnlyTo, Policies, Policy, resolve, split_entry
 
 _MEGABYTE = 1024 * 1024
 #: open files of one process of a worker
 OPEN_FILES = 4096
-#: seconds that a start waits for a broker that is away, and between two tries
-BROKER_SECONDS = 20.0
-BROKER_PAUSE_SECONDS = 0.2
 _PORTS = {"http": 80, "https": 443, "git": 9418}
 
 
@@ -57,7 +52,7 @@ class Brief:
 
 
 async def brief(
-    workload: Workload, ticket: str | None, terms: Terms, *, broker: Path | None, egress: EgressPolicy
+    workload: Workload, ticket: str | None, terms: Terms, *, broker: BrokerDoor | None, egress: EgressPolicy
 ) -> Brief:
     """Everything for one attempt.
 
@@ -68,7 +63,7 @@ async def brief(
     descriptors: dict[str, int] = {}
     try:
         if ticket is not None:
-            descriptors["broker"] = await _connect_broker(broker)
+            descriptors["broker"] = await connect(broker)
         if isinstance(workload.workspace, Archive):
             descriptors["archive"] = _open_archive(workload.workspace)
         message = _message(workload, ticket, terms, resolved=found)
@@ -77,6 +72,8 @@ async def brief(
             os.close(descriptor)
         raise
     message["descriptors"] = list(descriptors)
+    if ticket is not None and isinstance(broker, RemoteBroker):
+        message["broker"] = broker.introduction(ticket)
     return Brief(message=message, descriptors=tuple(descriptors.values()), policies=policies)
 
 
@@ -100,6 +97,7 @@ def _message(workload: Workload, ticket: str | None, terms: Terms, *, resolved: 
         },
         "grace_seconds": workload.grace_seconds,
         "ticket": ticket,
+        "broker": None,
         "root": terms.root,
         "own_network": terms.own_network,
         "sized_disk": terms.sized_disk,
@@ -164,25 +162,6 @@ def _curl_entries(host: str, port: int, addresses: frozenset[str]) -> Sequence[s
         return ()
     listed = ",".join(f"[{address}]" if ":" in address else address for address in sorted(addresses))
     return (f"{host}:{port}:{listed}",)
-
-
-async def _connect_broker(path: Path | None) -> int:
-    """A connection to the broker, which may be on its way back from a crash: the task need not die with it."""
-    if path is None:
-        raise RuntimeUnavailable("no credential broker is configured")
-    deadline = asyncio.get_running_loop().time() + BROKER_SECONDS
-    while True:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.setblocking(False)
-        try:
-            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(connection, str(path)), 5.0)
-        except (OSError, TimeoutError) as error:
-            connection.close()
-            if asyncio.get_running_loop().time() > deadline:
-                raise RuntimeUnavailable("the credential broker cannot be reached") from error
-            await asyncio.sleep(BROKER_PAUSE_SECONDS)
-        else:
-            return connection.detach()
 
 
 def _open_archive(archive: Archive) -> int:

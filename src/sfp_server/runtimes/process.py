@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sfp_server.runtimes import bwrap, cgroups, image, job, launch, seccomp
 from sfp_server.runtimes.base import Limits, Network, RuntimeUnavailable, Workload
+from sfp_server.runtimes.broker import BrokerDoor
 from sfp_server.runtimes.channel import Channel
 from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.folders import Folders, public, remove_tree
@@ -40,7 +41,7 @@ class ProcessRuntime(SupervisedRuntime):
 
     def __init__(
         self,
-        broker_socket: Path | None,
+        broker_socket: BrokerDoor | None,
         egress: EgressPolicy,
         warm: int = 2,
         *,

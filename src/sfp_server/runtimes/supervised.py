@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 from sfp_server.runtimes import job
 from sfp_server.runtimes.base import Attendant, Exit, Handle, RuntimeUnavailable, Workload
+from sfp_server.runtimes.broker import BrokerDoor
 from sfp_server.runtimes.cgroups import Cgroups
 from sfp_server.runtimes.conversation import lost
 from sfp_server.runtimes.egress import EgressPolicy
@@ -28,7 +28,7 @@ class SupervisedRuntime(ABC):
 
     name: str
 
-    def __init__(self, *, broker_socket: Path | None, egress: EgressPolicy, warm: int) -> None:
+    def __init__(self, *, broker_socket: BrokerDoor | None, egress: EgressPolicy, warm: int) -> None:
         self._broker = broker_socket
         self._egress = egress
         self._pool = WarmPool(warm, self._make_warm)

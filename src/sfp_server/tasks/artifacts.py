@@ -62,6 +62,10 @@ class ArtifactStore:
         """Where the bytes of an artifact are."""
         return self._directory / str(artifact_id)
 
+    def path_of(self, name: str) -> Path:
+        """Where a file that is no artifact yet is; the name is ours, never a client's. Empty: the directory."""
+        return self._directory / name if name else self._directory
+
     def draft(self) -> Draft:
         """Begin a new file. Raises OSError."""
         return Draft(self._directory)
