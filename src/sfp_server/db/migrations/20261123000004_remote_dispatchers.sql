@@ -30,7 +30,7 @@ CREATE POLICY artifacts_carried ON sfp.artifacts TO sfp_courier USING (true) WIT
 
 -- Enrol a machine whose login role has been made.
 CREATE FUNCTION sfp.enrol(with_name text, with_role text, with_hash bytea, with_key bytea, with_slots int) RETURNS uuid
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   INSERT INTO audit_log (actor, action, subject, detail)
   VALUES ('admin', 'dispatcher.enrolled', 'dispatcher:' || with_name, jsonb_build_object('slots', with_slots));
   INSERT INTO enrolments (name, role, token_hash, public_key, slots)
@@ -41,7 +41,7 @@ $$;
 -- End an enrolment. From here on nothing that it holds can be written, and the next look finds its attempts lost.
 -- Answers its login role, which is to be dropped. NULL: there is none of that name.
 CREATE FUNCTION sfp.unenrol(of_name text) RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 DECLARE
   gone enrolments;
 BEGIN
@@ -68,19 +68,19 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA sfp_remote REVOKE EXECUTE ON FUNCTIONS FROM P
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 
 -- The caller's enrolment; no row when it was removed.
-CREATE FUNCTION me() RETURNS sfp.enrolments LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp AS $$
+CREATE FUNCTION me() RETURNS sfp.enrolments LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   SELECT enrolments FROM enrolments WHERE role = session_user
 $$;
 
 -- Whether a dispatcher is one of the caller's.
-CREATE FUNCTION is_mine(dispatcher uuid) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp AS $$
+CREATE FUNCTION is_mine(dispatcher uuid) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   SELECT EXISTS (SELECT FROM dispatchers
                    JOIN enrolments ON enrolments.id = dispatchers.enrolment
                   WHERE dispatchers.id = dispatcher AND enrolments.role = session_user)
 $$;
 
 -- The team of a running attempt that the caller holds. NULL: it does not hold it (any more).
-CREATE FUNCTION held(of_task uuid, of_attempt int) RETURNS uuid LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp AS $$
+CREATE FUNCTION held(of_task uuid, of_attempt int) RETURNS uuid LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   SELECT team_id FROM attempts
    WHERE task_id = of_task AND attempt = of_attempt AND status = 'active' AND sfp_remote.is_mine(dispatcher_id)
 $$;
@@ -89,7 +89,7 @@ $$;
 -- count at a time. (An advisory one: a row's would cost each look of an idle dispatcher a write to the disk.)
 CREATE FUNCTION claim_any(by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int,
                           on_toolchains text[], slots_at_most int)
-RETURNS SETOF sfp.tasks LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+RETURNS SETOF sfp.tasks LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 DECLARE
   mine enrolments := sfp_remote.me();
 BEGIN
@@ -106,13 +106,13 @@ BEGIN
 END $$;
 
 CREATE FUNCTION unheard(by_dispatcher uuid, known uuid[]) RETURNS SETOF sfp.tasks
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   SELECT unheard.* FROM unheard(by_dispatcher, known) WHERE sfp_remote.is_mine(by_dispatcher)
 $$;
 
 CREATE FUNCTION finish(of_task uuid, of_attempt int, as_status text, with_error jsonb, with_result jsonb,
                        with_exit int, with_signal int, with_usage jsonb, attempt_status text, retry_after double precision)
-RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 BEGIN
   IF sfp_remote.held(of_task, of_attempt) IS NULL THEN
     RETURN false;
@@ -122,13 +122,13 @@ BEGIN
 END $$;
 
 CREATE FUNCTION progress(of_task uuid, of_attempt int, percent int, with_step text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 BEGIN
   RETURN sfp_remote.held(of_task, of_attempt) IS NOT NULL AND progress(of_task, of_attempt, percent, with_step);
 END $$;
 
 CREATE FUNCTION log_lines(of_task uuid, of_attempt int, lines jsonb[]) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 BEGIN
   IF sfp_remote.held(of_task, of_attempt) IS NULL THEN
     RETURN NULL;
@@ -137,7 +137,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION add_ticket(with_hash bytea, of_task uuid, of_attempt int) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 DECLARE
   of_team uuid := sfp_remote.held(of_task, of_attempt);
 BEGIN
@@ -148,14 +148,14 @@ BEGIN
 END $$;
 
 CREATE FUNCTION save_handle(of_task uuid, of_attempt int, with_handle text, with_runtime text) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   SELECT save_handle(of_task, of_attempt, with_handle, with_runtime)
    WHERE sfp_remote.held(of_task, of_attempt) IS NOT NULL
 $$;
 
 CREATE FUNCTION renew(by_dispatcher uuid, of_tasks uuid[])
 RETURNS TABLE (task_id uuid, attempt int, cancel_requested_at timestamptz, preempt_asked_at timestamptz)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 BEGIN
   IF sfp_remote.is_mine(by_dispatcher) THEN
     RETURN QUERY SELECT * FROM renew(by_dispatcher, of_tasks);
@@ -165,7 +165,7 @@ END $$;
 CREATE FUNCTION abandoned(on_host text, alive uuid[])
 RETURNS TABLE (task_id uuid, attempt int, team_id uuid, handle text, runtime text, max_attempts int, retry_config jsonb,
                preemptions int, cancel_requested_at timestamptz)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   SELECT * FROM abandoned(on_host, alive) AS left_behind
    WHERE sfp_remote.held(left_behind.task_id, left_behind.attempt) IS NOT NULL
 $$;
@@ -173,7 +173,7 @@ $$;
 -- As sfp.announce; which enrolment it is, and how many slots it has at most, is not the caller's to say.
 CREATE FUNCTION announce(dispatcher uuid, on_host text, with_pid int, has_runtimes text[], has_isolation jsonb,
                          has_toolchains jsonb, has_slots int, has_version text) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   INSERT INTO dispatchers AS known (id, enrolment, name, host, pid, runtimes, isolation, toolchains, slots, version)
   SELECT dispatcher, id, name, left(on_host, 500), with_pid, has_runtimes, has_isolation, has_toolchains,
          least(has_slots, slots), left(has_version, 50)
@@ -185,7 +185,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
 $$;
 
 CREATE FUNCTION leave(dispatcher uuid) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   SELECT leave(dispatcher) WHERE sfp_remote.is_mine(dispatcher)
 $$;
 
@@ -196,3 +196,17 @@ GRANT EXECUTE ON FUNCTION claim_any, unheard, finish, progress, log_lines, add_t
 RESET ROLE;
 REVOKE CREATE ON SCHEMA sfp_remote FROM sfp_remote_steps;
 RESET search_path;
+
+-- A session's temporary tables come before everything else unless they are named last: nobody must be able to put one
+-- in the place of a table that a function with more rights than the caller's means.
+DO $$
+DECLARE
+  step regprocedure;
+BEGIN
+  EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+  SET LOCAL ROLE sfp_migrator;
+  FOR step IN SELECT oid FROM pg_proc WHERE pronamespace = 'sfp'::regnamespace AND 'search_path=sfp' = ANY (proconfig) LOOP
+    EXECUTE format('ALTER FUNCTION %s SET search_path = sfp, pg_temp', step);
+  END LOOP;
+  RESET ROLE;
+END $$;
