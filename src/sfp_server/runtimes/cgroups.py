@@ -117,14 +117,17 @@ class Group:
     def folders(self) -> tuple[Path, ...]:
         return tuple({folder for folder in (self.memory, self.pids) if folder is not None})
 
-    def entrance(self) -> list[str]:
-        """A command that puts itself under the ceilings and then becomes the command that follows it.
+    def doors(self) -> list[Path]:
+        """Files to which a process writes `0` to put itself under the ceilings.
 
         Moving another process takes a lock that stops every fork and exit of the machine for 10 ms or
         more; a thread that moves itself by v1's `tasks` does not need it.
         """
-        doors = [str(folder / ("cgroup.procs" if self.version == "v2" else "tasks")) for folder in self.folders()]
-        return ["/bin/sh", "-c", _ENTER, "enter", *doors, "--"]
+        return [folder / ("cgroup.procs" if self.version == "v2" else "tasks") for folder in self.folders()]
+
+    def entrance(self) -> list[str]:
+        """A command that puts itself under the ceilings and then becomes the command that follows it."""
+        return ["/bin/sh", "-c", _ENTER, "enter", *map(str, self.doors()), "--"]
 
     def limit(self, *, memory_mb: int, processes: int) -> None:
         """Set the ceilings for a program; its supervisor comes on top. Swap counts as memory."""
