@@ -15,11 +15,9 @@ import gc
 import os
 import select
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket
-from contextlib import suppress
 
-# Imported here, once, so that no worker has to.
+# Imported here, once, so that no worker has to; `archive` is not, its imports would make every fork dearer.
 from sfp_worker import (
-    archive,  # pyright: ignore[reportUnusedImport]  # noqa: F401
     artifacts,  # pyright: ignore[reportUnusedImport]  # noqa: F401
     gate,  # pyright: ignore[reportUnusedImport]  # noqa: F401
     git,  # pyright: ignore[reportUnusedImport]  # noqa: F401
@@ -128,8 +126,7 @@ def _build(disk_bytes: int, user: int, group: int) -> None:
         with open(f"/proc/self/{path}", "w", encoding="ascii") as file:
             file.write(text)
     kernel.set_dumpable(False)
-    with suppress(OSError):  # a kernel without: the path of the group shows, and nothing else
-        kernel.unshare(kernel.NEW_CGROUP)
+    kernel.unshare_if_possible(kernel.NEW_CGROUP)  # without, the path of the group shows, and nothing else
     kernel.stop_sharing_mounts()
     for kind, target, options, flags in _FILE_SYSTEMS:
         text = options % disk_bytes if b"%d" in options else options
