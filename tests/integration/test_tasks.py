@@ -154,7 +154,7 @@ async def test_a_stale_attempt_can_write_nothing(world, admin):
     assert not await admin.fetchval(
         "SELECT finish($1, 1, 'completed', NULL, '{}', 0, NULL, NULL, 'completed', NULL)", task_id
     )
-    assert await admin.fetchval("SELECT log_lines($1, 1, '{}')", task_id) is None
+    assert await admin.fetchval("SELECT log_lines($1, 1, 0, '{}')", task_id) is None
     assert not await admin.fetchval("SELECT progress($1, 1, 50, 'x')", task_id)
 
 

@@ -19,7 +19,7 @@ from sfp_server.runtimes.launch import start_time
 #: what bubblewrap and the supervisor, with the threads of its gate, need beside the program
 SUPERVISOR_MB, SUPERVISOR_PROCESSES = 24, 8
 
-_MOUNT = Path("/sys/fs/cgroup")
+MOUNT = Path("/sys/fs/cgroup")
 #: groups are named `sfp-<dispatcher's pid>-<its start time>-<random>`
 _PREFIX = "sfp"
 _ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 1; shift; done; shift; exec "$@"'
@@ -213,7 +213,7 @@ def _kill_all(folder: Path) -> None:
                 os.kill(int(pid), signal.SIGKILL)
 
 
-def find(mount: Path = _MOUNT, own: str | None = None) -> Cgroups:
+def find(mount: Path = MOUNT, own: str | None = None) -> Cgroups:
     """What this machine and this user can make. `own` is the content of /proc/self/cgroup."""
     text = Path("/proc/self/cgroup").read_text(encoding="ascii") if own is None else own
     paths = {names: path for _, names, path in (line.split(":", 2) for line in text.splitlines())}

@@ -20,7 +20,7 @@ SELECT finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 SELECT progress($1, $2, $3, $4)
 
 -- name: log_lines
-SELECT log_lines($1, $2, $3)
+SELECT log_lines($1, $2, $3, $4)
 
 -- name: save_handle
 UPDATE attempts

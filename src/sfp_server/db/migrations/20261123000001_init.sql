@@ -313,6 +313,8 @@ CREATE TABLE attempts (
   signal           int,
   error            jsonb,
   usage            jsonb,
+  -- log lines written so far: each batch says how many came before it, so that none is written twice
+  logged           bigint NOT NULL DEFAULT 0,
   -- numbers of its log lines in the task's channel: after first_seq, up to last_seq
   first_seq        bigint,
   last_seq         bigint,

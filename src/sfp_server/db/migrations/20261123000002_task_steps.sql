@@ -237,18 +237,23 @@ BEGIN
   RETURN true;
 END $$;
 
--- Log lines of the current attempt, in order. NULL: the attempt is not the current one.
-CREATE FUNCTION log_lines(of_task uuid, of_attempt int, lines jsonb[]) RETURNS bigint
+-- Log lines of the current attempt, in order, of which `after` came before: a batch that was written unheard (the answer
+-- was lost with the connection) is not written again. Answers how many lines there are; NULL: not the current attempt.
+CREATE FUNCTION log_lines(of_task uuid, of_attempt int, after bigint, lines jsonb[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = sfp AS $$
 DECLARE
   of_team uuid;
+  written bigint;
 BEGIN
-  SELECT team_id INTO of_team FROM tasks WHERE id = of_task AND attempt = of_attempt AND status = 'active' FOR KEY SHARE;
+  UPDATE attempts SET logged = after + cardinality(lines)
+   WHERE task_id = of_task AND attempt = of_attempt AND status = 'active' AND logged = after
+  RETURNING team_id, logged INTO of_team, written;
   IF NOT FOUND THEN
-    RETURN NULL;
+    RETURN (SELECT logged FROM attempts WHERE task_id = of_task AND attempt = of_attempt AND status = 'active');
   END IF;
   PERFORM set_config('sfp.team_id', of_team::text, true);
-  RETURN record_batch(of_team, 'task:' || of_task, 'task.log', lines);
+  PERFORM record_batch(of_team, 'task:' || of_task, 'task.log', lines);
+  RETURN written;
 END $$;
 
 RESET ROLE;
