@@ -103,16 +103,17 @@ UPDATE tasks
 RETURNING id
 
 -- name: overdue
--- Waited longer than its queue timeout allows.
+-- In line for longer than its queue timeout allows: since it is due, not while it waits for its time. What made room for
+-- others had started in time.
 UPDATE tasks
    SET status = 'failed', reason = NULL, reason_detail = NULL, finished_at = now(), error = $1
  WHERE status = 'pending'
-   AND queue_timeout_seconds IS NOT NULL
-   AND created_at + make_interval(secs => queue_timeout_seconds) < now()
    AND id = (SELECT id FROM tasks
-              WHERE status = 'pending' AND queue_timeout_seconds IS NOT NULL
-                AND created_at + make_interval(secs => queue_timeout_seconds) < now()
-              ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
+              WHERE status = 'pending' AND queue_timeout_seconds IS NOT NULL AND schedule_type <> 'recurring'
+                AND due_at < now()
+                AND greatest(due_at, created_at) + make_interval(secs => queue_timeout_seconds) < now()
+                AND (started_at IS NULL OR due_at > started_at)
+              ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING *
 
 -- name: tell_overdue
@@ -139,7 +140,8 @@ WITH able AS (
               WHEN held_keys.task_id IS NOT NULL
                 THEN 'the key ' || waiting.concurrency_key || ' is held by task ' || held_keys.task_id
               WHEN $1 > 0 AND load.active >= $1 THEN 'the team runs ' || load.active || ' tasks; its limit is ' || $1
-              WHEN waiting.preemptions > 0 THEN waiting.reason_detail END AS detail
+              WHEN waiting.preemptions > 0 AND waiting.due_at <= waiting.started_at
+                THEN 'made room for more urgent work; it runs again' END AS detail
     FROM tasks AS waiting
     JOIN queues ON queues.name = waiting.priority
     LEFT JOIN able ON able.runtime = waiting.runtime
@@ -231,6 +233,22 @@ UPDATE tasks
    SET due_at = $2
  WHERE id = $1
    AND status = 'pending'
+
+-- name: break_series
+-- A series whose rhythm cannot be read: it must not stop the others.
+WITH stopped AS (
+  UPDATE schedules
+     SET next_at = NULL
+   WHERE task_id = $1
+), ended AS (
+  UPDATE tasks
+     SET status = 'failed', reason = NULL, reason_detail = NULL, finished_at = now(), error = $2
+   WHERE id = $1
+     AND status = 'pending'
+  RETURNING *
+)
+SELECT tell_task(ended, 'task.failed')
+  FROM ended
 
 -- name: end_series
 WITH ended AS (

@@ -250,18 +250,17 @@ class Dispatcher:
 
     async def _keep_house(self) -> None:
         await self._rescue()
-        async with self._database.serving() as tx:
-            woken = bool(await tx.all(SQL["due"]))
-            await tx.execute(SQL["explain"], self._rules[0])
         while await fire(self._database):
-            woken = True
-        if woken:
             self._wake.set()
         while await self._fail_overdue():
             pass
+        async with self._database.serving() as tx:
+            if await tx.all(SQL["due"]):
+                self._wake.set()
+            await tx.execute(SQL["explain"], self._rules[0])
 
     async def _fail_overdue(self) -> bool:
-        error = {"code": "queue_timeout", "message": "no worker was free in time", "retryable": True}
+        error = {"code": "queue_timeout", "message": "no worker was free in time", "retryable": False}
         async with self._database.serving() as tx:
             row = await tx.one(SQL["overdue"], error)
             if row is None:

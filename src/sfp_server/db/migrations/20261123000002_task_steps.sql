@@ -27,11 +27,23 @@ CREATE FUNCTION queue_use(of_queue text, OUT slots int, OUT busy int) LANGUAGE s
    WHERE name = of_queue
 $$;
 
+-- Whether normal or batch work waits since long for a slot that is its queue's own: critical then borrows none, so that
+-- a stream of it starves nobody.
+CREATE FUNCTION is_owed() RETURNS boolean LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+  SELECT EXISTS (
+    SELECT FROM unnest(ARRAY['normal', 'batch']) AS name, queue_use(name) AS queue
+     WHERE queue.busy < queue.slots
+       AND EXISTS (SELECT FROM tasks
+                    WHERE priority = name AND status = 'pending' AND reason = 'queued' AND schedule_type <> 'recurring'
+                      AND due_at < now() - interval '30 seconds'))
+$$;
+
 -- How the slots are shared, as of now; the caller holds the queues' rows. `shared` is what normal and batch have
 -- together; critical's own slots are never lent, so it always has a free lane or runs something critical.
 CREATE FUNCTION has_room(for_queue text) RETURNS boolean LANGUAGE sql VOLATILE SET search_path = sfp AS $$
   SELECT CASE for_queue
-           WHEN 'critical' THEN critical.slots > 0 AND (critical.busy < critical.slots OR taken < shared)
+           WHEN 'critical' THEN critical.slots > 0
+             AND (critical.busy < critical.slots OR taken < shared AND NOT is_owed())
            WHEN 'normal' THEN normal.busy < normal.slots AND taken < shared
            WHEN 'batch' THEN batch.slots > 0 AND taken < shared
              AND (batch.busy < batch.slots OR NOT EXISTS (  -- beyond its own: only what nobody else waits for
@@ -90,6 +102,9 @@ BEGIN
   IF for_queue = 'batch' OR EXISTS (
        SELECT FROM attempts WHERE queue = 'batch' AND status = 'active' AND preempt_asked_at IS NOT NULL) THEN
     RETURN;  -- room is being made already
+  END IF;
+  IF for_queue = 'critical' AND is_owed() THEN
+    RETURN;  -- what becomes free is somebody else's
   END IF;
   IF for_queue = 'normal' AND NOT EXISTS (
        SELECT FROM queue_use('normal') AS normal, queue_use('batch') AS batch
@@ -175,7 +190,7 @@ END $$;
 
 -- End an attempt: result, state, credentials and event in one step. False: the attempt is not the current one.
 -- `retry_after` (seconds) puts the task back in line instead of ending it; so does `attempt_status` preempted, which
--- does not count as a try.
+-- does not count as a try. A task whose cancelling was asked for before ends as cancelled, whatever its worker says.
 CREATE FUNCTION finish(of_task uuid, of_attempt int, as_status text, with_error jsonb, with_result jsonb,
                        with_exit int, with_signal int, with_usage jsonb, attempt_status text, retry_after double precision)
 RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = sfp SET plan_cache_mode = force_generic_plan AS $$
@@ -186,21 +201,26 @@ BEGIN
     UPDATE tasks
        SET status = 'pending', reason = 'queued', reason_detail = 'made room for more urgent work; it runs again',
            preemptions = preemptions + 1, progress = 0, step = ''
-     WHERE id = of_task AND attempt = of_attempt AND status = 'active'
+     WHERE id = of_task AND attempt = of_attempt AND status = 'active' AND cancel_requested_at IS NULL
     RETURNING * INTO ended;
-  ELSIF retry_after IS NULL THEN
-    UPDATE tasks
-       SET status = as_status, error = with_error, result = with_result, finished_at = clock_timestamp(),
-           progress = CASE WHEN as_status = 'completed' THEN 100 ELSE progress END
-     WHERE id = of_task AND attempt = of_attempt AND status = 'active'
-    RETURNING * INTO ended;
-  ELSE
+  ELSIF retry_after IS NOT NULL THEN
     UPDATE tasks
        SET status = 'pending', reason = 'retry', error = with_error, result = NULL,
            reason_detail = 'attempt ' || of_attempt - preemptions || ' of ' || max_attempts || ' ended: '
                            || (with_error ->> 'message'),
            due_at = now() + make_interval(secs => retry_after)
+     WHERE id = of_task AND attempt = of_attempt AND status = 'active' AND cancel_requested_at IS NULL
+    RETURNING * INTO ended;
+  END IF;
+  IF ended.id IS NULL THEN
+    UPDATE tasks
+       SET status = CASE WHEN cancel_requested_at IS NULL THEN as_status ELSE 'cancelled' END,
+           error = CASE WHEN cancel_requested_at IS NULL THEN with_error
+                        ELSE '{"code": "cancelled", "message": "cancelled while it was running", "retryable": false}' END,
+           result = with_result, finished_at = clock_timestamp(),
+           progress = CASE WHEN as_status = 'completed' THEN 100 ELSE progress END
      WHERE id = of_task AND attempt = of_attempt AND status = 'active'
+       AND (cancel_requested_at IS NOT NULL OR (retry_after IS NULL AND attempt_status <> 'preempted'))
     RETURNING * INTO ended;
   END IF;
   IF ended.id IS NULL THEN
@@ -208,7 +228,9 @@ BEGIN
   END IF;
   PERFORM set_config('sfp.team_id', ended.team_id::text, true);
   UPDATE attempts
-     SET status = attempt_status, ended_at = clock_timestamp(), exit_code = with_exit, signal = with_signal, error = with_error,
+     SET status = CASE WHEN ended.status = 'cancelled' AND attempt_status <> 'lost' THEN 'cancelled'
+                       ELSE attempt_status END,
+         ended_at = clock_timestamp(), exit_code = with_exit, signal = with_signal, error = with_error,
          usage = with_usage,
          last_seq = (SELECT last_seq FROM channels WHERE team_id = ended.team_id AND name = 'task:' || of_task)
    WHERE task_id = of_task AND attempt = of_attempt;
@@ -216,7 +238,7 @@ BEGIN
   UPDATE leases SET ended_at = now() WHERE task_id = of_task AND attempt = of_attempt AND ended_at IS NULL;
   DELETE FROM worker_tickets WHERE task_id = of_task AND attempt = of_attempt;
   PERFORM pg_notify('sfp_tasks', ended.priority);
-  PERFORM tell_task(ended, CASE WHEN ended.status = 'pending' THEN 'task.retrying' ELSE 'task.' || as_status END);
+  PERFORM tell_task(ended, CASE WHEN ended.status = 'pending' THEN 'task.retrying' ELSE 'task.' || ended.status END);
   RETURN true;
 END $$;
 
