@@ -21,18 +21,20 @@ async def held(world):
     return world
 
 
+TAKE = "SELECT * FROM take_tasks('00000000-0000-7000-8000-000000000001', '{sandbox}', 0, 3, 1, $1)"
+
+
 async def claim(world, queue="normal"):
     async with world.engine.database.serving() as tx:
-        return await tx.one("SELECT * FROM claim($1, '00000000-0000-7000-8000-000000000001', '{sandbox}', 0, 3)", queue)
+        return await tx.one(TAKE, [queue])
 
 
 async def finish(world, task_id, attempt, status, *, code=None, delay=None, as_attempt=None):
     error = {"code": code, "message": "it said so", "retryable": True} if code else None
+    how = {"task_id": task_id, "attempt": attempt, "status": status, "error": error, "result": {"exitCode": 0}}
+    how |= {"exit_code": 0, "attempt_status": as_attempt or status, "retry_after": delay}
     async with world.engine.database.serving() as tx:
-        return await tx.value(
-            "SELECT finish($1, $2, $3, $4, $5, 0, NULL, NULL, $6, $7)",
-            task_id, attempt, status, error, {"exitCode": 0}, as_attempt or status, delay,
-        )  # fmt: skip
+        return await tx.value("SELECT finish($1)", [how])
 
 
 async def cancel(world, task_id):
