@@ -18,6 +18,7 @@ import os
 import sys
 from pathlib import Path
 
+from sfp_server.alive import alive
 from sfp_server.errors import SfpError
 from sfp_server.settings import Settings, SettingsError
 
@@ -112,7 +113,7 @@ def _service(name: str, settings: Settings) -> None:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(process.run(settings))
+        runner.run(alive(settings.run_directory, os.getpid(), process.run(settings)))
 
 
 def _migrate(settings: Settings) -> int:

@@ -5,6 +5,7 @@ On SIGTERM it stops listening at once, gives running requests three seconds, the
 """
 
 import asyncio
+import os
 import resource
 import socket
 
@@ -12,6 +13,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from sfp_server.alive import alive
 from sfp_server.app import create_app
 from sfp_server.settings import Settings, SettingsError
 from sfp_server.web.protocol import BoundedProtocol
@@ -50,7 +52,7 @@ def serve(settings: Settings) -> None:
     listener = _listen(settings.api_port)
     _log.info("serving", port=settings.api_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server.serve(sockets=[listener]))
+        runner.run(alive(settings.run_directory, os.getpid(), server.serve(sockets=[listener])))
 
 
 def _listen(port: int) -> socket.socket:

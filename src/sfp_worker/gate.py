@@ -13,13 +13,13 @@ Without a network namespace of our own (process runtime) nothing but TCP by way 
 sockets below the worker's directory, is let through. See docs/decisions/0004.
 """
 
+import _thread  # `threading` would make each fork of a template copy 140 more pages
 import errno
 import fcntl
 import os
 import socket
 import stat
 import struct
-import threading
 
 from sfp_worker import kernel
 from sfp_worker.control import Control
@@ -152,7 +152,7 @@ class Gate:
 
     def _in_here(self, call: Call) -> None:
         # It may wait for a listener of the program's own: not in the loop that reads its output.
-        threading.Thread(target=self._connect, args=(call,), daemon=True).start()
+        _thread.start_new_thread(self._connect, (call,))
 
     def _connect(self, call: Call) -> None:
         if call.copy is None:

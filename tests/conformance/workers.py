@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -13,7 +14,13 @@ from sfp_server.runtimes.base import Exit, Limits, Workload
 from sfp_server.runtimes.process import ProcessRuntime
 from sfp_server.runtimes.sandbox import SandboxRuntime
 
-RUNTIMES = {"sandbox": SandboxRuntime, "process": ProcessRuntime, "container": engine.runtime}
+#: the sandbox in both its ways: forked from a template, and built one by one where that is not possible
+RUNTIMES = {
+    "sandbox": SandboxRuntime,
+    "built": functools.partial(SandboxRuntime, forked=False),
+    "process": ProcessRuntime,
+    "container": engine.runtime,
+}
 
 
 class Attendant:

@@ -26,6 +26,8 @@ from sfp_server.tasks import service, wire
 from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.attempt import Engine
 from sfp_server.tasks.dispatcher import Dispatcher
+from sfp_server.tasks.reports import SQL as DISPATCH_SQL
+from sfp_server.tasks.schedules import fire
 from sfp_server.web.wire import convert
 
 FINAL = {"completed", "failed", "cancelled"}
@@ -67,6 +69,13 @@ class World:
     engine: Engine
     clone: Any
     dispatchers: list[tuple[Dispatcher, asyncio.Task]] = field(default_factory=list)
+    #: the dispatcher's statements, for tests that play its part
+    dispatch_sql = DISPATCH_SQL
+
+    async def fire(self) -> None:
+        """Make the runs of every series that is due, as a dispatcher does."""
+        while await fire(self.engine.database):
+            pass
 
     async def submit(self, *argv: str, **fields: Any) -> UUID:
         data = {"argv": list(argv), **fields.pop("data", {})}

@@ -10,7 +10,7 @@ from sfp_server.audit import service as audit
 from sfp_server.credentials.vault import KEY_VERSION, Place, Sealer
 from sfp_server.db.database import Row, Tx, Violation
 from sfp_server.db.queries import load
-from sfp_server.errors import Conflict, NotFound, UnknownSecret
+from sfp_server.errors import Conflict, FieldError, NotFound, UnknownSecret
 
 SQL = load("sfp_server.credentials", "credentials.sql")
 
@@ -69,9 +69,14 @@ async def delete(tx: Tx, actor: Actor, name: str) -> None:
     await audit.record(tx, actor.label, "secret.deleted", f"secret:{name}")
 
 
-async def require_secrets(tx: Tx, names: Sequence[str]) -> None:
-    """Raises UnknownSecret for the first of `names` that the actor's team does not have."""
+async def require_secrets(tx: Tx, names: Sequence[str], *, at: str) -> None:
+    """Raises UnknownSecret for the first of `names` that the actor's team does not have.
+
+    Args:
+        at: where they stand in the request, for the error.
+    """
     known = {row["name"] for row in await tx.all(SQL["secrets_named"], list(names))} if names else set[str]()
     for name in names:
         if name not in known:
-            raise UnknownSecret(f"there is no secret {name}: set it first with PUT /secrets/{name}")
+            message = f"there is no secret {name}: set it first with PUT /secrets/{name}"
+            raise UnknownSecret(message, errors=(FieldError(path=at, message=message),))

@@ -57,7 +57,7 @@ def services(at: Place, settings: Settings, environ: Mapping[str, str]) -> list[
     found += _ours(at, settings, {**base, **operator_settings(environ)})
     if settings.caddy:
         found.append(_caddy(at, settings, base))
-    return [*found, _guard(at, {**base, **operator_settings(environ)})]
+    return [*found, _guard(at, settings, {**base, **operator_settings(environ)})]
 
 
 def operator_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -166,10 +166,10 @@ def _others(at: Place, mine: str) -> list[str]:
     return [str(path) for owner, path in owners.items() if owner != mine or not owner]
 
 
-def _guard(at: Place, env: dict[str, str]) -> Service:
+def _guard(at: Place, settings: Settings, env: dict[str, str]) -> Service:
     """It may have to start the whole instance again, so it keeps what that needs."""
     script = str(Path(__file__).with_name("guard.py"))
-    argv = [sys.executable, "-I", "-S", script, str(at.directory)]
+    argv = [sys.executable, "-I", "-S", script, str(at.directory), str(settings.port)]
     return Service(name="guard", argv=argv, env=env, capabilities=None, priority=999)
 
 

@@ -3,6 +3,7 @@
 from sfp_server.instance import supervisor
 from sfp_server.instance.place import Place
 from sfp_server.instance.problem import InstanceError
+from sfp_server.runtimes import remains
 
 #: all stop times of the services in a row, and a little more, seconds
 PATIENCE = 120.0
@@ -25,4 +26,6 @@ def stop(at: Place, *, cut: bool) -> bool:
         if pid is not None and not supervisor.wait_gone([pid], PATIENCE, poke=client.is_alive):
             raise InstanceError(f"the instance does not end in time: try `stop -f`, or end the process {pid}")
     ended = supervisor.end_leftovers(at)
+    if cut or ended:
+        remains.remove(at.run / "workers", at.directory / "workers")
     return alive or ended > 0

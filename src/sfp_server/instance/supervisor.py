@@ -15,6 +15,9 @@ from sfp_server.instance.place import Place
 from sfp_server.instance.problem import InstanceError
 from sfp_server.instance.services import MARK, python_environment
 
+#: what is started while others are ended is found by looking again, so often at most
+_ROUNDS = 5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
@@ -96,7 +99,7 @@ def spawn(at: Place) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env=python_environment(at),
+        env={**python_environment(at), MARK: str(at.directory)},  # so that it counts as a leftover when it hangs
         check=False,
         timeout=30,
         cwd=at.directory,
@@ -139,16 +142,40 @@ def _belongs(pid: int, mark: bytes, directory: bytes) -> bool:
 def end_leftovers(at: Place) -> int:
     """End what a killed supervisord left running, PostgreSQL by a fast shutdown. Returns how many there were.
 
-    Running tasks are not waited for: they will be found lost and told so, and the instance must be back soon.
+    Running tasks are not waited for: they will be found lost and told so, and the instance must be back soon. Whoever
+    could start something again goes first: the guard, what it turns into, and a supervisord that does not answer.
     """
-    pids = leftovers(at)
+    count = 0
+    for _ in range(_ROUNDS):
+        _end_by_force(_starters(at), after=0.0)
+        pids = leftovers(at)
+        if not pids:
+            break
+        count += len(pids)
+        _end(at, pids)
+    return count
+
+
+def _end(at: Place, pids: list[int]) -> None:
     postmaster = _postmaster(at)
     for pid in pids:
+        _signal(pid, signal.SIGCONT)  # one that is stopped hears nothing else
         _signal(pid, signal.SIGINT if pid == postmaster else signal.SIGTERM)
     others = [pid for pid in pids if pid != postmaster]
     _end_by_force(others, after=2.0)
     _end_by_force([postmaster] if postmaster else [], after=8.0)
-    return len(pids)
+
+
+def _starters(at: Place) -> list[int]:
+    supervisord = supervisor_pid(at)
+    guards = [
+        pid
+        for pid in leftovers(at)
+        if {b"sfp_server.instance.revive", b"supervisor.supervisord"}
+        & (argv := set(_read(pid, "cmdline").split(b"\0")))
+        or os.fsencode(Path(__file__).with_name("guard.py")) in argv
+    ]
+    return guards if supervisord is None else [supervisord, *guards]
 
 
 def _end_by_force(pids: list[int], *, after: float) -> None:

@@ -21,7 +21,9 @@ SHM, TMP, VAR_TMP = "/dev/shm", "/tmp", "/var/tmp"  # noqa: S108 (inside, where 
 #: top-level directories that are links into /usr on a merged system
 MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
-ENTRY = f"import sys; sys.path.insert(0, '{CODE_AT}'); from sfp_worker.supervisor import entry; entry()"
+#: what a sandbox runs: one worker, or a template that forks workers
+_ENTRY = f"import sys; sys.path.insert(0, '{CODE_AT}'); from sfp_worker.%s import entry; entry()"
+WORKER, TEMPLATE = _ENTRY % "supervisor", _ENTRY % "template"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +40,35 @@ class Host:
     prefix: str | None = None
 
 
-def command(host: Host) -> list[str]:
+def command(host: Host, entry: str) -> list[str]:
     """What runs inside. bubblewrap takes it from its own argv only; it tells nothing."""
-    return ["--", host.python, "-I", "-S", "-X", "utf8", "-c", ENTRY, "sandbox"]
+    return ["--", host.python, "-I", "-S", "-X", "utf8", "-c", entry, "sandbox"]
 
 
-def options(host: Host, *, disk_bytes: int) -> list[str]:
+def worker(host: Host, *, disk_bytes: int) -> list[str]:
     """The options of bubblewrap for one worker."""
+    args = [*_walls(), "--seccomp", str(SECCOMP), "--info-fd", str(INFO), *_root(host)]
+    args += ["--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
+    args += ["--size", str(disk_bytes), "--perms", "0700", "--tmpfs", ROOT]
+    return [*args, *_end()]
+
+
+def template(host: Host) -> list[str]:
+    """The options of bubblewrap for a template: nothing is writable, and it may make namespaces.
+
+    What a worker writes to (and its /proc) it mounts itself; the filter of system calls it loads itself.
+    """
+    return [*_walls(), *_root(host), "--remount-ro", "/dev", "--dir", ROOT, *_end()]
+
+
+def _walls() -> list[str]:
     args = ["--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     args += ["--unshare-cgroup-try", "--uid", str(UID), "--gid", str(UID), "--hostname", HOSTNAME]
-    args += ["--cap-drop", "ALL", "--new-session", "--die-with-parent", "--as-pid-1"]
-    args += ["--seccomp", str(SECCOMP), "--info-fd", str(INFO)]
-    args += ["--ro-bind", "/usr", "/usr"]
+    return [*args, "--cap-drop", "ALL", "--new-session", "--die-with-parent", "--as-pid-1"]
+
+
+def _root(host: Host) -> list[str]:
+    args = ["--ro-bind", "/usr", "/usr"]
     for name, target in host.links:
         args += ["--symlink", target, f"/{name}"]
     for name in host.folders:
@@ -57,12 +76,12 @@ def options(host: Host, *, disk_bytes: int) -> list[str]:
     if host.prefix is not None:
         args += ["--ro-bind-fd", str(PREFIX), host.prefix]
     args += ["--ro-bind-fd", str(ETC), "/etc", "--ro-bind-fd", str(CODE), CODE_AT]
-    args += ["--proc", "/proc", "--dev", "/dev"]
-    args += ["--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
-    args += ["--size", str(disk_bytes), "--perms", "0700", "--tmpfs", ROOT]
-    args += ["--symlink", f"{ROOT[1:]}{TMP}", TMP, "--dir", "/run", "--dir", "/var"]
-    args += ["--symlink", f"{ROOT}{TMP}", VAR_TMP, "--remount-ro", "/", "--chdir", ROOT]
-    return args
+    return [*args, "--proc", "/proc", "--dev", "/dev"]
+
+
+def _end() -> list[str]:
+    args = ["--symlink", f"{ROOT[1:]}{TMP}", TMP, "--dir", "/run", "--dir", "/var"]
+    return [*args, "--symlink", f"{ROOT}{TMP}", VAR_TMP, "--remount-ro", "/", "--chdir", ROOT]
 
 
 def encoded(args: Sequence[str]) -> bytes:

@@ -19,7 +19,7 @@ from sfp_server.runtimes.launch import start_time
 #: what bubblewrap and the supervisor, with the threads of its gate, need beside the program
 SUPERVISOR_MB, SUPERVISOR_PROCESSES = 24, 8
 
-_MOUNT = Path("/sys/fs/cgroup")
+MOUNT = Path("/sys/fs/cgroup")
 #: groups are named `sfp-<dispatcher's pid>-<its start time>-<random>`
 _PREFIX = "sfp"
 _ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 1; shift; done; shift; exec "$@"'
@@ -117,14 +117,17 @@ class Group:
     def folders(self) -> tuple[Path, ...]:
         return tuple({folder for folder in (self.memory, self.pids) if folder is not None})
 
-    def entrance(self) -> list[str]:
-        """A command that puts itself under the ceilings and then becomes the command that follows it.
+    def doors(self) -> list[Path]:
+        """Files to which a process writes `0` to put itself under the ceilings.
 
         Moving another process takes a lock that stops every fork and exit of the machine for 10 ms or
         more; a thread that moves itself by v1's `tasks` does not need it.
         """
-        doors = [str(folder / ("cgroup.procs" if self.version == "v2" else "tasks")) for folder in self.folders()]
-        return ["/bin/sh", "-c", _ENTER, "enter", *doors, "--"]
+        return [folder / ("cgroup.procs" if self.version == "v2" else "tasks") for folder in self.folders()]
+
+    def entrance(self) -> list[str]:
+        """A command that puts itself under the ceilings and then becomes the command that follows it."""
+        return ["/bin/sh", "-c", _ENTER, "enter", *map(str, self.doors()), "--"]
 
     def limit(self, *, memory_mb: int, processes: int) -> None:
         """Set the ceilings for a program; its supervisor comes on top. Swap counts as memory."""
@@ -210,7 +213,7 @@ def _kill_all(folder: Path) -> None:
                 os.kill(int(pid), signal.SIGKILL)
 
 
-def find(mount: Path = _MOUNT, own: str | None = None) -> Cgroups:
+def find(mount: Path = MOUNT, own: str | None = None) -> Cgroups:
     """What this machine and this user can make. `own` is the content of /proc/self/cgroup."""
     text = Path("/proc/self/cgroup").read_text(encoding="ascii") if own is None else own
     paths = {names: path for _, names, path in (line.split(":", 2) for line in text.splitlines())}

@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import socket
+import struct
 from collections import deque
 from collections.abc import Sequence
 
 from sfp_worker.protocol import FrameReader, Message, encode
 
 READ_BYTES = 256 * 1024
+#: struct ucred: process, user, group
+_CREDENTIALS = struct.Struct("3i")
 
 
 class Channel:
@@ -39,6 +42,15 @@ class Channel:
             except BlockingIOError:
                 await self._until_writable()
 
+    async def _until_readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._socket.fileno(), lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            loop.remove_reader(self._socket.fileno())
+
     async def _until_writable(self) -> None:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
@@ -47,6 +59,16 @@ class Channel:
             await ready
         finally:
             loop.remove_writer(self._socket.fileno())
+
+    async def receive_ready(self) -> tuple[Message | bytes | None, int]:
+        """The first message, and the process that sent it as the kernel names it for us (0: unknown)."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        await self._until_readable()
+        data, ancillary, _, _ = self._socket.recvmsg(READ_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        pid = next((_CREDENTIALS.unpack(body)[0] for _, kind, body in ancillary if kind == socket.SCM_CREDENTIALS), 0)
+        self._frames.extend(self._reader.feed(data))
+        return await self.receive(), pid
 
     async def receive(self) -> Message | bytes | None:
         """The next message, or the next bytes of an artifact; None when the worker has hung up.

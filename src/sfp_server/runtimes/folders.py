@@ -12,6 +12,8 @@ from sfp_server.runtimes.launch import start_time
 
 #: `<what>-<dispatcher's pid>-<its start time>-<random>`
 _PARTS = 4
+#: the folder of all instances in a place that everybody may enter
+PUBLIC = "sfp-server"
 
 
 class Folders:
@@ -47,7 +49,7 @@ def public(scratch: Path, otherwise: str) -> Path:
 
     bubblewrap resolves the paths that it mounts as the user that it is.
     """
-    for place in (scratch, Path(otherwise) / "sfp-server", Path(tempfile.gettempdir()) / "sfp-server"):
+    for place in (scratch, Path(otherwise) / PUBLIC, Path(tempfile.gettempdir()) / PUBLIC):
         with contextlib.suppress(OSError):
             place.mkdir(parents=True, exist_ok=True, mode=0o755)
             mine = place.stat().st_uid == os.geteuid() and not place.is_symlink()

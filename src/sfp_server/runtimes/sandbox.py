@@ -12,7 +12,11 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import structlog
 
 from sfp_server.runtimes import bwrap, cgroups, image, job, launch, seccomp
 from sfp_server.runtimes.base import Limits, Network, RuntimeUnavailable, Workload
@@ -21,7 +25,10 @@ from sfp_server.runtimes.channel import Channel
 from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.folders import Folders, public
 from sfp_server.runtimes.supervised import SupervisedRuntime
+from sfp_server.runtimes.template import Template
 from sfp_server.runtimes.worker import Worker
+
+log: Any = structlog.get_logger(__name__)
 
 #: seconds within which a sandbox must be up
 READY_SECONDS = 20.0
@@ -49,6 +56,7 @@ class SandboxRuntime(SupervisedRuntime):
         defaults: Limits | None = None,
         extra_ca_file: Path | None = None,
         bwrap_path: str | None = None,
+        forked: bool = True,
     ) -> None:
         super().__init__(broker_socket=broker_socket, egress=egress, warm=warm)
         self._scratch = scratch
@@ -59,6 +67,10 @@ class SandboxRuntime(SupervisedRuntime):
         self._setpriv = shutil.which("setpriv") if os.geteuid() == 0 else None
         self._image: image.Image | None = None
         self._filter = b""
+        self._template: Template | None = None
+        self._starting = asyncio.Lock()
+        #: why workers are not forked from a template
+        self._without_template = None if forked else "switched off"
 
     async def open(self) -> None:
         """As `Runtime.open`."""
@@ -73,7 +85,19 @@ class SandboxRuntime(SupervisedRuntime):
             raise RuntimeUnavailable(str(error)) from error
         self._image = await image.compose(self._folders.make("image"), extra_ca_file=self._extra_ca_file)
         if self._bwrap is not None:
+            await self._try_template()
             self._pool.fill()
+
+    async def _try_template(self) -> None:
+        """Where workers cannot be forked (nested user namespaces are forbidden), each is built by itself."""
+        try:
+            template = await self._usable_template()
+            if template is not None:
+                worker = await self._fork(template, self._defaults, self._group(self._defaults))
+                await worker.discard()
+        except RuntimeUnavailable as error:
+            self._without_template = str(error)
+            log.warning("workers are not forked from a template but built one by one", why=str(error))
 
     async def probe(self) -> None:
         """Raises RuntimeUnavailable, with the reason, when no sandbox can be built here."""
@@ -82,6 +106,8 @@ class SandboxRuntime(SupervisedRuntime):
         await worker.discard()
 
     async def close(self) -> None:
+        if self._template is not None:
+            await self._template.close()
         await super().close()
         if self._image is not None:
             self._image.close()
@@ -106,19 +132,103 @@ class SandboxRuntime(SupervisedRuntime):
         limits = self._defaults if workload is None else workload.limits
         self._require()
         group = await asyncio.to_thread(self._group, limits)
+        template = await self._usable_template()
+        if template is not None:
+            return await self._fork(template, limits, group)
+        return await self._build(limits, group)
+
+    # ------------------------------------------------------------------------------- forked from a template
+
+    async def _usable_template(self) -> Template | None:
+        """The template of now; None where this machine does not let one make namespaces."""
+        if self._without_template is not None:
+            return None
+        async with self._starting:
+            if self._template is None or not self._template.is_usable:
+                if self._template is not None:
+                    self._template.retire()
+                self._template = await self._start_template()
+            return self._template
+
+    async def _start_template(self) -> Template:
+        _, files = self._require()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        errors = launch.memory_file(b"", "errors")
+        filters = launch.memory_file(self._filter, "seccomp")
+        given = {bwrap.CONTROL: theirs.fileno(), bwrap.SECCOMP: filters}
+        try:
+            process = self._spawn(bwrap.template(files.host), bwrap.command(files.host, bwrap.TEMPLATE), given, errors)
+        except BaseException:
+            ours.close()
+            os.close(errors)
+            raise
+        finally:
+            theirs.close()
+            os.close(filters)
+        template = Template(process, ours, errors)
+        try:
+            await template.until_ready()
+        except BaseException:
+            await asyncio.shield(template.close())
+            raise
+        return template
+
+    async def _fork(self, template: Template, limits: Limits, group: cgroups.Group | None) -> Worker:
+        ours, theirs = socket.socketpair()
+        channel = Channel(ours)
+        doors: list[int] = []
+        try:
+            doors = [] if group is None else [os.open(door, os.O_WRONLY | os.O_CLOEXEC) for door in group.doors()]
+            process = template.fork(theirs.fileno(), doors, disk_bytes=limits.disk_mb << 20)
+        except OSError as error:
+            channel.close()
+            raise RuntimeUnavailable(f"a worker cannot be forked: {error.strerror}") from error
+        finally:
+            theirs.close()
+            for door in doors:
+                os.close(door)
+        worker = Worker(process=process, channel=channel, group=group, terms=self._terms(group))
+        process.call_when_ended(channel.hang_up)
+        try:
+            frame, pid = await asyncio.wait_for(channel.receive_ready(), READY_SECONDS)
+            if not isinstance(frame, dict) or frame["t"] != "ready":
+                raise RuntimeUnavailable(f"a worker cannot be forked: {template.complaint()}")  # noqa: TRY301
+            process.identify(pid)
+        except TimeoutError:
+            self._give_up(worker)
+            raise RuntimeUnavailable("a worker did not come up in time") from None
+        except BaseException:
+            self._give_up(worker)
+            raise
+        self._hold_mounts(worker, pid)
+        return worker
+
+    def _give_up(self, worker: Worker) -> None:
+        worker.channel.close()  # it ends when nobody listens, even where we do not know its process
+        self._cleanup(worker)
+
+    # ------------------------------------------------------------------------------------ built by itself
+
+    async def _build(self, limits: Limits, group: cgroups.Group | None) -> Worker:
+        _, files = self._require()
         ours, theirs = socket.socketpair()
         info, info_theirs = os.pipe()
         errors = launch.memory_file(b"", "errors")
+        filters = launch.memory_file(self._filter, "seccomp")
+        given = {bwrap.CONTROL: theirs.fileno(), bwrap.SECCOMP: filters, bwrap.INFO: info_theirs}
+        options = bwrap.worker(files.host, disk_bytes=limits.disk_mb << 20)
+        enter = [] if group is None else group.entrance()
         try:
-            process = self._spawn(limits, group, theirs.fileno(), info_theirs, errors)
-        except OSError as error:
+            process = self._spawn(options, bwrap.command(files.host, bwrap.WORKER), given, errors, enter)
+        except BaseException:
             ours.close()
             os.close(info)
             os.close(errors)
-            raise RuntimeUnavailable(f"a sandbox cannot be started: {error.strerror}") from error
+            raise
         finally:
             theirs.close()
             os.close(info_theirs)
+            os.close(filters)
         worker = Worker(process=process, channel=Channel(ours), group=group, terms=self._terms(group))
         process.call_when_ended(worker.channel.hang_up)
         try:
@@ -133,33 +243,36 @@ class SandboxRuntime(SupervisedRuntime):
         return worker
 
     def _spawn(
-        self, limits: Limits, group: cgroups.Group | None, control: int, info: int, errors: int
+        self,
+        options: Sequence[str],
+        command: Sequence[str],
+        given: Mapping[int, int],
+        errors: int,
+        enter: Sequence[str] = (),
     ) -> launch.Process:
+        """Start bubblewrap with these options and descriptors. Raises RuntimeUnavailable."""
         path, files = self._require()
-        args = bwrap.options(files.host, disk_bytes=limits.disk_mb << 20)
-        enter = [] if group is None else group.entrance()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        arguments = launch.memory_file(bwrap.encoded(args), "arguments")
-        filters = launch.memory_file(self._filter, "seccomp")
+        arguments = launch.memory_file(bwrap.encoded(options), "arguments")
         try:
             return launch.spawn(
-                [*enter, *self._as_nobody(), path, "--args", str(bwrap.ARGUMENTS), *bwrap.command(files.host)],
+                [*enter, *self._as_nobody(), path, "--args", str(bwrap.ARGUMENTS), *command],
                 env={},
                 descriptors={
                     0: null,
                     1: null,
                     2: errors,
-                    bwrap.CONTROL: control,
                     bwrap.ARGUMENTS: arguments,
-                    bwrap.SECCOMP: filters,
                     bwrap.ETC: files.etc,
                     bwrap.CODE: files.code,
-                    bwrap.INFO: info,
                     **({} if files.prefix is None else {bwrap.PREFIX: files.prefix}),
+                    **given,
                 },
             )
+        except OSError as error:
+            raise RuntimeUnavailable(f"a sandbox cannot be started: {error.strerror}") from error
         finally:
-            for descriptor in (null, arguments, filters):
+            for descriptor in (null, arguments):
                 os.close(descriptor)
 
     def _as_nobody(self) -> list[str]:
@@ -186,6 +299,10 @@ class SandboxRuntime(SupervisedRuntime):
         pid = worker.inner[0]
         with contextlib.suppress(OSError):  # only root may lower it
             Path(f"/proc/{pid}/oom_score_adj").write_text(SUPERVISOR_OOM_SCORE, encoding="ascii")
+        SandboxRuntime._hold_mounts(worker, pid)
+
+    @staticmethod
+    def _hold_mounts(worker: Worker, pid: int) -> None:
         with contextlib.suppress(OSError):
             worker.mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -215,6 +332,9 @@ class SandboxRuntime(SupervisedRuntime):
             "files": "read-only /usr, composed /etc, private tmpfs of the disk limit's size",
             "network": "network namespace of its own, empty",
             "egress": "TCP through the connect gate" if notification else "none: no seccomp user notification",
+            "workers": "forked from a pristine template"
+            if self._without_template is None
+            else f"built one by one: {self._without_template}",
             "user": "user namespace of its own; nobody on the host" if self._setpriv else "user namespace of its own",
             "system calls": "seccomp deny-list, no_new_privs, no capabilities",
             "memory": self._cgroups.describe(memory) + ("" if memory else ": address space limit per process"),

@@ -1,7 +1,7 @@
 """Answers of the task routes. A task row never leaves as it is: each answer names its fields."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -76,6 +76,9 @@ class AttemptAnswer(Wire):
     status: str
     queue: str
     runtime: str
+    #: which dispatcher ran it, and its worker's name in process lists, cgroups and the dispatcher's log
+    dispatcher_id: UUID
+    worker: str
     started_at: datetime
     ended_at: datetime | None
     exit_code: int | None
@@ -117,6 +120,8 @@ class TaskDetail(TaskRow):
     attempts: list[AttemptAnswer]
     preemptions: int
     retry_of: UUID | None
+    #: tasks that repeat this one
+    retried_as: list[UUID]
     series_id: UUID | None
     recurrence: Recurrence | None
     channel: str
@@ -214,10 +219,18 @@ class ArtifactsAnswer(Wire):
     items: list[ArtifactAnswer]
 
 
-def _reason(row: Row) -> tuple[str | None, str | None]:
+def reason(row: Row) -> tuple[str | None, str | None]:
+    """Why a task waits, and of what or for when."""
     if row.get("nobody_runs"):
         return "no_runtime", "no dispatcher is running"
-    return row["reason"], row["reason_detail"]
+    when = f"{row['due_at'].astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if row["reason"] in {"scheduled", "retry"} else ""
+    match row["reason"]:
+        case "scheduled":
+            return "scheduled", f"due at {when}"
+        case "retry":
+            return "retry", f"{row['reason_detail']}; the next is due at {when}"
+        case other:
+            return other, row["reason_detail"]
 
 
 def links(task_id: UUID) -> Links:
@@ -240,12 +253,12 @@ def submitted(row: Row) -> SubmittedTask:
 
 
 def _status_fields(row: Row) -> dict[str, Any]:
-    reason, detail = _reason(row)
+    why, detail = reason(row)
     return {
         "operation_id": row["id"],
         "type": row["type"],
         "status": Status(row["status"]),
-        "reason": reason,
+        "reason": why,
         "reason_detail": detail,
         "progress": row["progress"],
         "step": row["step"],
@@ -295,7 +308,7 @@ def recurrence(row: Row, schedule: Row) -> Recurrence:
     )
 
 
-def detail(row: Row, attempts: Sequence[Row], schedule: Row | None) -> TaskDetail:
+def detail(row: Row, *, attempts: Sequence[Row], schedule: Row | None, retries: list[UUID]) -> TaskDetail:
     return TaskDetail(
         **_row_fields(row),
         data=row["data"],
@@ -315,6 +328,7 @@ def detail(row: Row, attempts: Sequence[Row], schedule: Row | None) -> TaskDetai
         attempts=[_attempt(attempt) for attempt in attempts],
         preemptions=row["preemptions"],
         retry_of=row["retry_of"],
+        retried_as=retries,
         series_id=row["series_id"],
         recurrence=recurrence(row, schedule) if schedule else None,
         channel=f"task:{row['id']}",

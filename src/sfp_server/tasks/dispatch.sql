@@ -1,7 +1,8 @@
--- name: claim
--- The next task of the most urgent queue that has one and a free slot. No row: nothing to run now.
-SELECT *
-  FROM claim_any($1, $2, $3, $4, $5, $6)
+-- name: exchange
+-- End attempts ($1, an array of `ending`) and take what waits, $6 tasks at most: first rows with `ended` alone, one for each
+-- attempt that was the current one, then the tasks that are ours now.
+SELECT ended, (task).*
+  FROM finish_and_claim($1, $2, $3, $4, $5, $6)
 
 -- name: unheard
 -- Tasks that are claimed for us, other than those we know of: the answer to their claim never came.
@@ -9,13 +10,14 @@ SELECT *
   FROM unheard($1, $2)
 
 -- name: finish
-SELECT finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+-- Tasks of which the attempt, in an array of `ending`, has ended by this; one that is missing was not at that attempt.
+SELECT finish($1)
 
 -- name: progress
 SELECT progress($1, $2, $3, $4)
 
 -- name: log_lines
-SELECT log_lines($1, $2, $3)
+SELECT log_lines($1, $2, $3, $4)
 
 -- name: save_handle
 SELECT save_handle($1, $2, $3, $4)
@@ -79,16 +81,17 @@ UPDATE tasks
 RETURNING id
 
 -- name: overdue
--- Waited longer than its queue timeout allows.
+-- In line for longer than its queue timeout allows: since it is due, not while it waits for its time. What made room for
+-- others had started in time.
 UPDATE tasks
    SET status = 'failed', reason = NULL, reason_detail = NULL, finished_at = now(), error = $1
  WHERE status = 'pending'
-   AND queue_timeout_seconds IS NOT NULL
-   AND created_at + make_interval(secs => queue_timeout_seconds) < now()
    AND id = (SELECT id FROM tasks
-              WHERE status = 'pending' AND queue_timeout_seconds IS NOT NULL
-                AND created_at + make_interval(secs => queue_timeout_seconds) < now()
-              ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
+              WHERE status = 'pending' AND queue_timeout_seconds IS NOT NULL AND schedule_type <> 'recurring'
+                AND due_at < now()
+                AND greatest(due_at, created_at) + make_interval(secs => queue_timeout_seconds) < now()
+                AND (started_at IS NULL OR due_at > started_at)
+              ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING *
 
 -- name: tell_overdue
@@ -121,7 +124,8 @@ WITH alive AS (
               WHEN held_keys.task_id IS NOT NULL
                 THEN 'the key ' || waiting.concurrency_key || ' is held by task ' || held_keys.task_id
               WHEN $1 > 0 AND load.active >= $1 THEN 'the team runs ' || load.active || ' tasks; its limit is ' || $1
-              WHEN waiting.preemptions > 0 THEN waiting.reason_detail END AS detail
+              WHEN waiting.preemptions > 0 AND waiting.due_at <= waiting.started_at
+                THEN 'made room for more urgent work; it runs again' END AS detail
     FROM (SELECT *, runtime IS NOT NULL OR toolchain IS NOT NULL AS needs FROM tasks) AS waiting
     JOIN queues ON queues.name = waiting.priority
     LEFT JOIN able ON able.runtime = coalesce(waiting.runtime, '') AND able.toolchain = coalesce(waiting.toolchain, '')
@@ -161,6 +165,7 @@ SELECT name, host, version, slots, runtimes, toolchains, seen_at,
   FROM dispatchers
  WHERE seen_at > now() - interval '1 minute'
  ORDER BY enrolment NULLS FIRST, name
+
 
 -- name: depth
 SELECT queues.name, slots,
@@ -218,6 +223,22 @@ UPDATE tasks
    SET due_at = $2
  WHERE id = $1
    AND status = 'pending'
+
+-- name: break_series
+-- A series whose rhythm cannot be read: it must not stop the others.
+WITH stopped AS (
+  UPDATE schedules
+     SET next_at = NULL
+   WHERE task_id = $1
+), ended AS (
+  UPDATE tasks
+     SET status = 'failed', reason = NULL, reason_detail = NULL, finished_at = now(), error = $2
+   WHERE id = $1
+     AND status = 'pending'
+  RETURNING *
+)
+SELECT tell_task(ended, 'task.failed')
+  FROM ended
 
 -- name: end_series
 WITH ended AS (

@@ -2,7 +2,7 @@
 
 Several may run at once, on one or more machines: the database decides who gets a task (`claim`), whether an
 attempt is still the current one (`finish`), and when a lease has run out (its own clock). A dispatcher is woken by
-NOTIFY and looks by itself every second anyway.
+NOTIFY and looks by itself every second anyway. Ended attempts and waiting tasks change hands in `tasks/exchange.py`.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ import structlog
 
 from sfp_server.db.database import Database, Row
 from sfp_server.errors import SfpError
-from sfp_server.runtimes.base import Exit
-from sfp_server.tasks.attempt import Attempt, Ending, Engine, finish
+from sfp_server.tasks.attempt import Attempt, Ending, Engine
 from sfp_server.tasks.claims import claimed
+from sfp_server.tasks.exchange import MOST, Exchange, Outcome, finish_lost
 from sfp_server.tasks.model import Claimed, Machine, Status, TaskError
 from sfp_server.tasks.reports import SQL, persistently
 from sfp_server.tasks.schedules import fire
@@ -74,6 +75,7 @@ class Dispatcher:
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._exchange = Exchange(engine.database, self.id, wake=self._wake.set)
 
     def stop(self) -> None:
         """Take nothing new. `run` returns when running attempts have ended. Stopping twice is fine."""
@@ -87,7 +89,7 @@ class Dispatcher:
         loops = [asyncio.create_task(loop) for loop in self._loops()]
         log.info("dispatcher ready", dispatcher=str(self.id), runtimes=list(self._engine.runtimes))
         try:
-            await self._claim_until_stopped()
+            await self._stopping.wait()
             await self._drain(stop_seconds)
             await self._leave()
         finally:
@@ -96,7 +98,8 @@ class Dispatcher:
             await asyncio.gather(*loops, return_exceptions=True)
 
     def _loops(self) -> list[Coroutine[Any, Any, None]]:
-        loops = [self._listen(), self._every(self._lease_seconds / _RENEWALS_PER_LEASE, self._renew)]
+        renewing = self._every(self._lease_seconds / _RENEWALS_PER_LEASE, self._renew)
+        loops = [self._listen(), self._trade(), renewing]
         if self._machine.remote:
             return [*loops, self._every(_LOOK_SECONDS, self._fence)]
         return [
@@ -108,33 +111,42 @@ class Dispatcher:
 
     # ------------------------------------------------------------------------------------------- claiming
 
-    async def _claim_until_stopped(self) -> None:
-        in_doubt = False  # whether the last claim may have been made without our hearing of it
-        while not self._stopping.is_set():
+    async def _trade(self) -> None:
+        """Hand in what has ended and take what waits, for ever; nothing new once we are stopping."""
+        in_doubt = False  # whether tasks may have been given to us without our hearing of it
+        while True:
             self._wake.clear()
+            pause = _LOOK_SECONDS
             try:
                 if in_doubt:
                     await self._begin_unheard()
                 in_doubt = True
-                await self._claim_all()
+                await self._trade_all()
                 in_doubt = False
             except SfpError as error:
                 log.warning("cannot claim now", why=str(error))
+                pause = _LOOK_SECONDS / 4
             except Exception:
                 log.exception("claiming failed")
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
                     await self._wake.wait()
-            except TimeoutError:
-                continue
 
-    async def _claim_all(self) -> None:
-        while not self._stopping.is_set():
-            before = _now()
-            row = await self._claim()
-            if row is None:
+    async def _trade_all(self) -> None:
+        while True:
+            before, up_to = _now(), self._room()
+            rows = await self._exchange.step(self._offers(), self._rules, up_to=up_to)
+            for row in rows:
+                self._begin(claimed(row), leased_at=before)
+            if len(rows) < MOST and not self._exchange.is_waited_for:
                 return
-            self._begin(claimed(row), leased_at=before)
+
+    def _room(self) -> int:
+        """Tasks that we take at once."""
+        if self._stopping.is_set():
+            return 0
+        slots = self._machine.slots
+        return MOST if slots is None else max(0, min(MOST, slots - len(self._running)))
 
     async def _begin_unheard(self) -> None:
         """Begin what a claim gave us before its connection broke; otherwise it would wait for its lease to run out."""
@@ -146,10 +158,9 @@ class Dispatcher:
             # when it was made we do not know: the next renewal says whether it still counts
             self._begin(claimed(row), leased_at=before)
 
-    async def _claim(self) -> Row | None:
-        async with self._database.separately() as tx:
-            toolchains = list(self._machine.toolchains)
-            return await tx.one(SQL["claim"], self.id, self._offered(), *self._rules, toolchains, self._machine.slots)
+    def _offers(self) -> list[str]:
+        """What decides which tasks may come here, as the database's functions know it."""
+        return [*self._offered(), *(f"+{name}" for name in self._machine.toolchains)]
 
     def _offered(self) -> list[str]:
         """Runtimes this dispatcher has, the default one first."""
@@ -157,7 +168,7 @@ class Dispatcher:
         return [default, *(name for name in self._engine.runtimes if name != default)]
 
     def _begin(self, task: Claimed, *, leased_at: float) -> None:
-        attempt = Attempt(self._engine, task)
+        attempt = Attempt(self._engine, task, self._exchange)
         self._running[task.id] = attempt
         self._leased_at[task.id] = leased_at
         running = asyncio.create_task(attempt.run())
@@ -212,10 +223,11 @@ class Dispatcher:
             row = current.get((task_id, attempt.task.attempt))
             if self._running.get(task_id) is not attempt:
                 continue  # it ended meanwhile
-            self._leased_at[task_id] = before
             if row is None:
                 attempt.end(Ending.STALE)
-            elif row["cancel_requested_at"] is not None:
+                continue
+            self._leased_at[task_id] = before
+            if row["cancel_requested_at"] is not None:
                 attempt.end(Ending.CANCELLED)
             elif row["preempt_asked_at"] is not None:
                 attempt.end(Ending.PREEMPTED)
@@ -269,17 +281,8 @@ class Dispatcher:
                 await self._lose(row)
 
     async def _lose(self, row: Row) -> None:
-        cancelled = row["cancel_requested_at"] is not None
         task = claimed(row)
-        ended = await finish(
-            self._database,
-            task,
-            status=Status.CANCELLED if cancelled else Status.FAILED,
-            error=_NO_WORKER,
-            result=None,
-            exit_=Exit(),
-            attempt_status="lost",
-        )
+        ended = await finish_lost(self._database, task, Outcome(status=Status.FAILED, error=_NO_WORKER))
         if ended:
             log.warning("attempt lost", task=str(task.id), attempt=task.attempt, team=str(task.team_id))
 
@@ -287,18 +290,17 @@ class Dispatcher:
 
     async def _keep_house(self) -> None:
         await self._rescue()
-        async with self._database.serving() as tx:
-            woken = bool(await tx.all(SQL["due"]))
-            await tx.execute(SQL["explain"], self._rules[0])
         while await fire(self._database):
-            woken = True
-        if woken:
             self._wake.set()
         while await self._fail_overdue():
             pass
+        async with self._database.serving() as tx:
+            if await tx.all(SQL["due"]):
+                self._wake.set()
+            await tx.execute(SQL["explain"], self._rules[0])
 
     async def _fail_overdue(self) -> bool:
-        error = {"code": "queue_timeout", "message": "no worker was free in time", "retryable": True}
+        error = {"code": "queue_timeout", "message": "no worker was free in time", "retryable": False}
         async with self._database.serving() as tx:
             row = await tx.one(SQL["overdue"], error)
             if row is None:

@@ -17,8 +17,10 @@ from cronsim import CronSim, CronSimError
 MISSED_AT_MOST = 100
 #: occurrences that one look at the clock walks through; after a longer downtime the oldest are let go uncounted
 _WALK_AT_MOST = 20_000
-#: seconds; an occurrence that is later than this was missed (the instance was down)
+#: seconds; an occurrence that is later than this was missed (the instance was down). Where occurrences are close
+#: together, half of the time to the next one counts, but at least ABOUT_NOW.
 LATE = 60.0
+ABOUT_NOW = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,28 +83,30 @@ def due(rhythm: Rhythm, *, next_at: datetime, now: datetime, missed: str) -> Due
     """Decide about the occurrences from `next_at` up to `now`.
 
     Args:
-        missed: what becomes of those later than LATE: `skip` none runs, `once` the last of them, `all` each (the last
-            MISSED_AT_MOST).
+        missed: what becomes of those that are late: `skip` none runs, `once` one run makes up for all of them (the
+            timely one, if there is one), `all` each (the last MISSED_AT_MOST).
     """
-    late: list[datetime] = []
-    timely: list[datetime] = []
+    found: list[datetime] = []
     upcoming: datetime | None = None
-    skipped = 0
-    for walked, at in enumerate(_from(rhythm, next_at)):
-        if walked == _WALK_AT_MOST:
-            upcoming = next(rhythm.after(now), None)
-            break
+    for at in _from(rhythm, next_at):
         if at > now:
             upcoming = at
             break
-        (late if (now - at).total_seconds() > LATE else timely).append(at)
-        if len(late) > MISSED_AT_MOST:
-            del late[0]
-            skipped += 1
-    kept = min(len(late), {"skip": 0, "once": 1, "all": MISSED_AT_MOST}[missed])
+        if len(found) == _WALK_AT_MOST:
+            upcoming = next(rhythm.after(now), None)
+            break
+        found.append(at)
+    successors = [*found[1:], upcoming]
+    late = [at for at, successor in zip(found, successors, strict=False) if _is_late(at, successor, now)]
+    timely = found[len(late) :]
+    kept = min(len(late), {"skip": 0, "once": 0 if timely else 1, "all": MISSED_AT_MOST}[missed])
     run = [*late[len(late) - kept :], *timely]
-    skipped += len(late) - kept
-    return Due(run=tuple(run), skipped=skipped, next_at=upcoming)
+    return Due(run=tuple(run), skipped=len(found) - len(run), next_at=upcoming)
+
+
+def _is_late(at: datetime, successor: datetime | None, now: datetime) -> bool:
+    gap = (successor - at).total_seconds() / 2 if successor is not None else LATE
+    return (now - at).total_seconds() > max(ABOUT_NOW, min(LATE, gap))
 
 
 def _from(rhythm: Rhythm, first: datetime) -> Iterator[datetime]:
@@ -112,12 +116,12 @@ def _from(rhythm: Rhythm, first: datetime) -> Iterator[datetime]:
 
 def check_cron(expression: str) -> None:
     """Raises ValueError, with a text for whoever wrote it, unless it is a cron expression of five fields."""
-    if len(expression.split()) != 5:
-        raise ValueError("cron: five fields are needed, as in 0 2 * * 1-5")
+    if (fields := len(expression.split())) != 5:
+        raise ValueError(f"five fields are needed, as in 0 2 * * 1-5; this has {fields}")
     try:
         next(CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC)))
     except (CronSimError, StopIteration) as error:
-        raise ValueError(f"cron: {error or 'it never happens'}") from error
+        raise ValueError(str(error) or "it never happens") from error
 
 
 def check_timezone(name: str) -> None:
@@ -125,4 +129,4 @@ def check_timezone(name: str) -> None:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"timezone: {name[:60]!r} is no IANA time zone, as in Europe/Berlin") from error
+        raise ValueError(f"{name[:60]!r} is no IANA time zone, as in Europe/Berlin") from error

@@ -28,6 +28,8 @@ class Reports:
         self._stale = stale
         self._draft: Draft | None = None
         self._closed = False
+        #: lines handed over so far: a batch whose answer was lost is told from the next one by it
+        self._logged = 0
 
     async def log(self, lines: Sequence[LogLine]) -> None:
         events = [
@@ -39,7 +41,8 @@ class Reports:
             }
             for line in lines
         ]
-        await self._tell(SQL["log_lines"], self._task.id, self._task.attempt, events)
+        after, self._logged = self._logged, self._logged + len(events)
+        await self._tell(SQL["log_lines"], self._task.id, self._task.attempt, after, events)
 
     async def progress(self, percent: int, text: str) -> None:
         await self._tell(SQL["progress"], self._task.id, self._task.attempt, percent, text)

@@ -36,6 +36,8 @@ _To = Annotated[datetime | None, QueryParameter(name="to")]
 Wait = Annotated[float, QueryParameter(ge=0, le=30)]
 _Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _LogLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+_Count = Annotated[int, QueryParameter(ge=1, le=100)]
+_Attempt = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 
 
 @post("/tasks", opt={"scope": "tasks:write"}, status_code=201)
@@ -135,7 +137,12 @@ async def get_task(
     """Everything about a task."""
     async with db.transaction(actor) as tx:
         row = await service.get(tx, task_id)
-        return answers.detail(row, await service.attempts(tx, task_id), await service.schedule(tx, task_id))
+        return answers.detail(
+            row,
+            attempts=await service.attempts(tx, task_id),
+            schedule=await service.schedule(tx, task_id),
+            retries=await service.retries(tx, task_id),
+        )
 
 
 @get("/tasks/{task_id:uuid}/status", opt={"scope": "tasks:read"})
@@ -223,9 +230,15 @@ async def recurring_instances(
 
 
 @post("/tasks/preview-recurrence", opt={"scope": "tasks:read"}, status_code=200)
-async def preview(data: JSONBody[wire.RecurrenceConfig]) -> answers.RecurrencePreview:
-    """The next ten runs that a `recurrenceConfig` would have, without submitting anything."""
-    return answers.RecurrencePreview(next_runs=service.preview(data, 10))
+async def preview(
+    data: JSONBody[wire.RecurrenceConfig],
+    actor: NamedDependency[Actor],
+    db: NamedDependency[Database],
+    count: _Count = 10,
+) -> answers.RecurrencePreview:
+    """The next runs (`count`, 1 to 100) that a `recurrenceConfig` would have, without submitting anything."""
+    async with db.transaction(actor) as tx:
+        return answers.RecurrencePreview(next_runs=await service.preview(tx, data, count))
 
 
 @get("/tasks/{task_id:uuid}/explain", opt={"scope": "tasks:read"})
@@ -246,11 +259,18 @@ async def get_logs(
     until: _To = None,
     after: _Seq = 0,
     limit: _LogLimit = 200,
+    attempt: _Attempt = None,
 ) -> answers.LogsAnswer:
-    """Log lines after number `after`, in order."""
+    """Log lines after number `after`, in order; of all attempts unless one is named."""
     async with db.transaction(actor) as tx:
         rows = await service.logs(
-            tx, task_id, after=after, since=_aware(since, "from"), until=_aware(until, "to"), limit=limit
+            tx,
+            task_id,
+            after=after,
+            since=_aware(since, "from"),
+            until=_aware(until, "to"),
+            limit=limit,
+            attempt=attempt,
         )
     return answers.LogsAnswer(entries=[answers.log_entry(row) for row in rows])
 

@@ -10,12 +10,15 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from cronsim import CronSimError
 
 from sfp_server.db.database import Database, Row, Tx
-from sfp_server.tasks.recurrence import due, rhythm_of
+from sfp_server.tasks.recurrence import Due, due, rhythm_of
 from sfp_server.tasks.reports import SQL
 
 log = structlog.get_logger()
+
+_BROKEN = {"code": "internal", "message": "its recurrenceConfig cannot be read by this release", "retryable": False}
 
 
 async def fire(database: Database) -> bool:
@@ -25,19 +28,32 @@ async def fire(database: Database) -> bool:
         if row is None:
             return False
         await tx.serve(row["team_id"])
-        await _fire(tx, row)
+        try:
+            found = _due(row)
+        except (CronSimError, ValueError, LookupError, OverflowError):
+            log.exception("a series cannot be continued", task=str(row["task_id"]))
+            await tx.all(SQL["break_series"], row["task_id"], _BROKEN)
+        else:
+            await _fire(tx, row, found)
         return True
 
 
-async def _fire(tx: Tx, row: Row) -> None:
+def _due(row: Row) -> Due:
+    config: Mapping[str, Any] = row["config"]
+    return due(rhythm_of(config, row["created_at"]), next_at=row["next_at"], now=row["now"], missed=config["missed"])
+
+
+async def _fire(tx: Tx, row: Row, found: Due) -> None:
     config: Mapping[str, Any] = row["config"]
     left: int | None = config["maxRuns"] - row["runs"] if config.get("maxRuns") is not None else None
-    found = due(rhythm_of(config, row["created_at"]), next_at=row["next_at"], now=row["now"], missed=config["missed"])
+    # Runs that are all made up for would overlap with each other: they line up instead.
+    makes_up = config["missed"] == "all" and len(found.run) > 1 and config["overlap"] == "skip"
+    overlap = "queue" if makes_up else config["overlap"]
     runs: list[UUID] = []
     for at in found.run:
         if left is not None and len(runs) >= left:
             break
-        run = await _run(tx, row["task_id"], at, config["overlap"])
+        run = await _run(tx, row["task_id"], at, overlap)
         runs.extend([run] if run is not None else [])
     skipped = found.skipped + len(found.run) - len(runs)
     next_at = None if left is not None and len(runs) >= left else found.next_at

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -42,6 +42,8 @@ class Submission:
     body: SubmitTask
     kind: Kind[Any]
     data: msgspec.Struct
+    #: where it stands in the request, as in `tasks[3].`
+    at: str = ""
 
 
 def check(body: SubmitTask, kinds: Kinds, settings: Settings, *, at: str = "") -> Submission:
@@ -61,14 +63,18 @@ def check(body: SubmitTask, kinds: Kinds, settings: Settings, *, at: str = "") -
             f"there is no task type {body.type!r}; known: {known}",
             errors=(FieldError(path=f"{at}type", message=f"must be one of: {known}"),),
         )
-    _check_limits(body.limits, settings)
+    _check_limits(body.limits, settings, at=at)
     for number, credential in enumerate(body.credentials):
         if not isinstance(credential, SecretCredential):
-            raise Unprocessable(f"credentials[{number}]: this release leases credentials of type secret only")
-    return Submission(body=body, kind=kind, data=convert(body.data, kind.data, at=f"{at}data"))
+            raise _impossible(f"{at}credentials[{number}]", "this release leases credentials of type secret only")
+    return Submission(body=body, kind=kind, data=convert(body.data, kind.data, at=f"{at}data"), at=at)
 
 
-def _check_limits(limits: LimitsBody | None, settings: Settings) -> None:
+def _impossible(path: str, message: str) -> Unprocessable:
+    return Unprocessable(f"{path}: {message}", errors=(FieldError(path=path, message=message),))
+
+
+def _check_limits(limits: LimitsBody | None, settings: Settings, *, at: str) -> None:
     ceilings = {
         "memoryMb": settings.worker_memory_mb,
         "diskMb": settings.worker_disk_mb,
@@ -79,7 +85,7 @@ def _check_limits(limits: LimitsBody | None, settings: Settings) -> None:
     for name, ceiling in ceilings.items():
         wanted = named.get(name)
         if wanted is not None and ceiling is not None and wanted > ceiling:
-            raise Unprocessable(f"limits.{name}: {wanted} is above this instance's {ceiling}")
+            raise _impossible(f"{at}limits.{name}", f"{wanted} is above this instance's {ceiling}")
 
 
 async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Settings, *, request_id: str) -> Row:
@@ -87,14 +93,15 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
 
     Raises:
         UnknownSecret: it declares a secret that the team does not have.
-        Unprocessable: its input artifact does not exist.
+        Unprocessable: its input artifact does not exist, or its series would never run.
     """
-    body, kind = submission.body, submission.kind
-    await require_secrets(tx, [item.name for item in body.credentials if isinstance(item, SecretCredential)])
+    body, kind, at = submission.body, submission.kind, submission.at
+    secrets = [item.name for item in body.credentials if isinstance(item, SecretCredential)]
+    await require_secrets(tx, secrets, at=f"{at}credentials")
     for artifact_id in kind.inputs(submission.data):
         if await tx.one(SQL["get_artifact"], artifact_id) is None:
-            raise Unprocessable(f"there is no artifact {artifact_id}")
-    first_run = _first_run(body)
+            raise _impossible(f"{at}data", f"there is no artifact {artifact_id}")
+    first_run = await _first_run(tx, body, at=at)
     retry = body.retry_config
     row = await tx.one(
         SQL["submit"],
@@ -126,15 +133,15 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
     return row
 
 
-def _first_run(body: SubmitTask) -> datetime | None:
+async def _first_run(tx: Tx, body: SubmitTask, *, at: str) -> datetime | None:
     """When a recurring task runs first; None for other tasks. Raises Unprocessable when it never would."""
     config = body.recurrence_config
     if config is None:
         return None
-    now = datetime.now(UTC)
+    now: datetime = await tx.value(SQL["now"])
     first = next(rhythm_of(msgspec.to_builtins(config), now).after(_just_before(config, now)), None)
     if first is None:
-        raise Unprocessable("recurrenceConfig: no run lies before endAt")
+        raise _impossible(f"{at}recurrenceConfig.endAt", "no run lies before it")
     return first
 
 
@@ -164,20 +171,30 @@ async def submit_all(
 async def retry(tx: Tx, actor: Actor, task_id: UUID, *, request_id: str) -> Row:
     """A new task with the input of a finished one, linked to it.
 
-    Raises NotFound, NotFinished, Forbidden, UnknownSecret.
+    Raises NotFound, NotFinished, Forbidden, UnknownSecret, Conflict (a series).
     """
-    old = await result(tx, task_id)
+    old = await get(tx, task_id)
+    if old["schedule_type"] == "recurring":
+        raise Conflict("a series is not retried: retry one of its runs, or submit it again")
+    if not Status(old["status"]).is_final:
+        raise NotFinished(f"the task is {old['status']}; it can be retried when it has ended")
     if old["created_by"] != actor.label and "tasks:cancel-any" not in actor.scopes:
         raise Forbidden("only an owner or an application may retry somebody else's task")
-    await require_secrets(tx, [item["name"] for item in old["credentials"] if item["type"] == "secret"])
+    secrets = [item["name"] for item in old["credentials"] if item["type"] == "secret"]
+    await require_secrets(tx, secrets, at="credentials")
     row = await tx.one(SQL["copy"], task_id, actor.label, actor.name, request_id)
     assert row is not None  # `result` found it
     return row
 
 
-def preview(config: RecurrenceConfig, count: int) -> list[datetime]:
-    """The next runs that a rhythm would have."""
-    now = datetime.now(UTC)
+async def retries(tx: Tx, task_id: UUID) -> list[UUID]:
+    """The tasks that repeat this one, first to last."""
+    return [row["id"] for row in await tx.all(SQL["retries"], task_id)]
+
+
+async def preview(tx: Tx, config: RecurrenceConfig, count: int) -> list[datetime]:
+    """The next runs that a rhythm would have, by the database's clock."""
+    now: datetime = await tx.value(SQL["now"])
     rhythm = rhythm_of(msgspec.to_builtins(config), now)
     return list(islice(rhythm.after(_just_before(config, now)), min(count, config.max_runs or count)))
 
@@ -287,11 +304,18 @@ async def cancel(tx: Tx, actor: Actor, task_id: UUID) -> Status:
 
 
 async def logs(
-    tx: Tx, task_id: UUID, *, after: int, since: datetime | None, until: datetime | None, limit: int
+    tx: Tx,
+    task_id: UUID,
+    *,
+    after: int,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    attempt: int | None = None,
 ) -> Sequence[Row]:
-    """Log lines of a task after number `after`. Raises NotFound."""
+    """Log lines of a task after number `after`, of one attempt or of all. Raises NotFound."""
     await get(tx, task_id)
-    return await tx.all(SQL["logs"], task_id, after, since, until, limit)
+    return await tx.all(SQL["logs"], task_id, after, since, until, limit, attempt)
 
 
 async def delete_logs(tx: Tx, task_id: UUID) -> int:

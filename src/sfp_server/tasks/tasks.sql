@@ -22,8 +22,19 @@ SELECT tasks.*,
   FROM tasks
  WHERE id = $1
 
+-- name: now
+SELECT now()
+
+-- name: retries
+-- Tasks that repeat this one.
+SELECT id
+  FROM tasks
+ WHERE retry_of = $1
+ ORDER BY id
+ LIMIT 100
+
 -- name: attempts
-SELECT attempt, status, queue, runtime, started_at, ended_at, exit_code, signal, error, usage,
+SELECT attempt, status, queue, runtime, dispatcher_id, task_id || '/' || attempt AS worker, started_at, ended_at, exit_code, signal, error, usage,
        first_seq, last_seq
   FROM attempts
  WHERE task_id = $1
@@ -80,6 +91,7 @@ SELECT seq, at, data
    AND seq > $2
    AND ($3::timestamptz IS NULL OR at >= $3)
    AND ($4::timestamptz IS NULL OR at < $4)
+   AND ($6::int IS NULL OR (data ->> 'attempt')::int = $6)
    AND NOT data ? 'deleted'
  ORDER BY seq
  LIMIT $5

@@ -1,5 +1,6 @@
 """Bodies that the task routes take. What they answer is in `answers.py`."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -8,11 +9,12 @@ from msgspec import Meta
 
 from sfp_server.tasks.model import Queue
 from sfp_server.tasks.recurrence import check_cron, check_timezone
-from sfp_server.web.wire import Wire
+from sfp_server.web.wire import Wire, WrongField
 
 _EnvName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=255)]
 _Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
 _Text = Annotated[str, Meta(min_length=1, max_length=255)]
+_FIRST_YEAR, _LAST_YEAR = 1900, 9900
 
 
 class SecretCredential(Wire, tag_field="type", tag="secret"):
@@ -23,7 +25,7 @@ class SecretCredential(Wire, tag_field="type", tag="secret"):
 
     def __post_init__(self) -> None:
         if self.env.startswith("SFP_"):
-            raise ValueError("env must not begin with SFP_: such names are the worker's")
+            raise WrongField("env", "must not begin with SFP_: such names are the worker's")
 
 
 class SalesforceCredential(Wire, tag_field="type", tag="salesforce"):
@@ -66,14 +68,31 @@ class RecurrenceConfig(Wire):
     missed: Literal["skip", "once", "all"] = "once"
 
     def __post_init__(self) -> None:
-        if (self.cron is None) == (self.interval_seconds is None):
-            raise ValueError("recurrenceConfig takes exactly one of cron and intervalSeconds")
-        if self.cron is not None:
-            check_cron(self.cron)
-        if self.timezone is not None:
-            check_timezone(self.timezone)
+        if self.cron is None and self.interval_seconds is None:
+            raise WrongField("cron", "exactly one of cron and intervalSeconds is needed")
+        if self.cron is not None and self.interval_seconds is not None:
+            raise WrongField("intervalSeconds", "exactly one of cron and intervalSeconds may be given")
+        _checked("cron", check_cron, self.cron)
+        _checked("timezone", check_timezone, self.timezone)
+        _require_calendar("startAt", self.start_at)
+        _require_calendar("endAt", self.end_at)
         if self.start_at is not None and self.end_at is not None and self.end_at < self.start_at:
-            raise ValueError("recurrenceConfig.endAt is before startAt")
+            raise WrongField("endAt", "is before startAt")
+
+
+def _checked(field: str, check: Callable[[str], None], value: str | None) -> None:
+    if value is None:
+        return
+    try:
+        check(value)
+    except ValueError as error:
+        raise WrongField(field, str(error)) from error
+
+
+def _require_calendar(field: str, at: datetime | None) -> None:
+    """Far enough from the ends of the calendar that zones and rhythms stay inside it."""
+    if at is not None and not _FIRST_YEAR <= at.year < _LAST_YEAR:
+        raise WrongField(field, f"lies outside the calendar: {_FIRST_YEAR} to {_LAST_YEAR - 1}")
 
 
 class LimitsBody(Wire, omit_defaults=True):
@@ -111,15 +130,16 @@ class SubmitTask(Wire):
     def __post_init__(self) -> None:
         names = [item.env for item in self.credentials if isinstance(item, SecretCredential)]
         if len(set(names)) != len(names):
-            raise ValueError("credentials: two of them use the same env name")
+            raise WrongField("credentials", "two of them use the same env name")
         if self.schedule_type == "scheduled" and self.scheduled_for is None:
-            raise ValueError("scheduleType scheduled needs scheduledFor")
+            raise WrongField("scheduledFor", "is needed with scheduleType scheduled")
         if self.schedule_type != "scheduled" and self.scheduled_for is not None:
-            raise ValueError("scheduledFor goes with scheduleType scheduled")
-        if (self.schedule_type == "recurring") != (self.recurrence_config is not None):
-            raise ValueError("scheduleType recurring and recurrenceConfig go together")
-        if self.scheduled_for is not None and not 1 < self.scheduled_for.year < 9999:
-            raise ValueError("scheduledFor lies outside the calendar")
+            raise WrongField("scheduledFor", "goes with scheduleType scheduled only")
+        if self.schedule_type == "recurring" and self.recurrence_config is None:
+            raise WrongField("recurrenceConfig", "is needed with scheduleType recurring")
+        if self.schedule_type != "recurring" and self.recurrence_config is not None:
+            raise WrongField("recurrenceConfig", "goes with scheduleType recurring only")
+        _require_calendar("scheduledFor", self.scheduled_for)
 
 
 class SubmitTasks(Wire):

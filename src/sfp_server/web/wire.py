@@ -29,6 +29,15 @@ _AT = re.compile(r" - at `\$\.?(.*)`$")
 _FIELD = re.compile(r"field `(.+?)`")
 
 
+class WrongField(ValueError):
+    """What a struct's own check found wrong with one of its fields: raise it in `__post_init__`."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
 class Wire(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """Base of every struct on the wire: camelCase, unknown fields refused."""
 
@@ -67,7 +76,7 @@ def decode(body: bytes, kind: Any) -> Any:
             _check_values(msgspec.json.decode(body))
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise _wrong(str(error)) from error
+        raise _wrong(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed("the body is not valid JSON in UTF-8") from error
 
@@ -77,7 +86,7 @@ def convert(value: Any, kind: Any, *, at: str = "") -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _wrong(str(error), at=at) from error
+        raise _wrong(error, at=at) from error
 
 
 def check_depth(body: bytes) -> None:
@@ -116,13 +125,18 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _wrong(message: str, *, at: str = "") -> Malformed:
+def _wrong(error: msgspec.ValidationError, *, at: str = "") -> Malformed:
     """What msgspec said as a FieldError: its place is where the sentence says, or the field that it names."""
+    message = str(error)
     found = _AT.search(message)
     path = found[1] if found else ""
     text = _AT.sub("", message)
-    if named := _FIELD.search(text):
-        path = f"{path}.{named[1]}" if path else named[1]
+    named = _FIELD.search(text)
+    field = named[1] if named else None
+    if isinstance(error.__cause__, WrongField):
+        field, text = error.__cause__.field, error.__cause__.message
+    if field is not None:
+        path = f"{path}.{field}" if path else field
     separator = "." if at and path and not path.startswith("[") else ""
     return _at(f"{at}{separator}{path}", text)
 

@@ -84,20 +84,22 @@ LANGUAGE sql STABLE SET search_path = sfp SET timezone = 'UTC' AS $$
    ORDER BY month
 $$;
 
--- Drop the events of months that ended before a time. Answers the months.
+-- Drop the events of months that ended before a time. Answers the months. (Occurrences only keep dispatchers apart
+-- while they make them: their series has moved on since.)
 CREATE FUNCTION drop_old_events(before timestamptz) RETURNS SETOF date
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '300ms' AS $$
 DECLARE
   month date;
 BEGIN
+  DELETE FROM occurrences WHERE at < now() - interval '1 day';
   FOR month IN SELECT old_months('events', before) LOOP
     EXECUTE format('DROP TABLE %I', 'events' || to_char(month, '_YYYY_MM'));
     RETURN NEXT month;
   END LOOP;
 END $$;
 
--- Drop the tasks of months that ended before a time and have none that is still alive. Answers the ids of artifacts
--- whose bytes are to be removed.
+-- Drop the tasks of months that ended before a time and have none that is still alive, and uploads from before that no
+-- living task names. Answers the ids of artifacts whose bytes are to be removed.
 CREATE FUNCTION drop_old_tasks(before timestamptz) RETURNS SETOF uuid
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp SET timezone = 'UTC' SET lock_timeout = '300ms' AS $$
 DECLARE
@@ -122,6 +124,12 @@ BEGIN
     EXECUTE format('ALTER TABLE tasks DETACH PARTITION %I', 'tasks' || to_char(month, '_YYYY_MM'));
     EXECUTE format('DROP TABLE %I', 'tasks' || to_char(month, '_YYYY_MM'));
   END LOOP;
+  RETURN QUERY DELETE FROM artifacts
+    WHERE task_id IS NULL AND created_at < before
+      AND NOT EXISTS (SELECT FROM tasks
+                       WHERE status IN ('pending', 'active') AND tasks.team_id = artifacts.team_id
+                         AND data::text LIKE '%' || artifacts.id || '%')
+    RETURNING artifacts.id;
 END $$;
 CREATE POLICY schedules_maintained ON schedules TO sfp_migrator USING (true);
 CREATE POLICY occurrences_maintained ON occurrences TO sfp_migrator USING (true);
@@ -133,9 +141,9 @@ GRANT EXECUTE ON FUNCTION make_partitions(int), drop_old_events(timestamptz), dr
 
 -- Where a waiting task stands among all teams, and how long tasks of its queue took lately. Numbers only: the caller
 -- learns nothing about whose tasks they are. No row: unknown, not waiting, or of another team than the caller's.
-CREATE FUNCTION place_in_line(of_task uuid, OUT queue_slots int, OUT queue_active int, OUT queue_pending int,
-                              OUT ahead int, OUT team_ahead int, OUT teams_waiting int, OUT sample int,
-                              OUT p50_seconds double precision, OUT p90_seconds double precision)
+CREATE FUNCTION place_in_line(of_task uuid, OUT at timestamptz, OUT queue_slots int, OUT queue_active int,
+                              OUT queue_pending int, OUT ahead int, OUT key_ahead int, OUT sample int,
+                              OUT mean_seconds double precision, OUT spread_seconds double precision)
 RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp AS $$
   WITH me AS (
     SELECT * FROM tasks WHERE id = of_task AND status = 'pending' AND team_id = current_team()
@@ -156,16 +164,19 @@ RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp 
      ORDER BY attempts.ended_at DESC
      LIMIT 200
   )
-  SELECT queues.slots,
+  SELECT now(), queues.slots,
          (SELECT count(*)::int FROM attempts WHERE queue = queues.name AND status = 'active'),
          (SELECT coalesce(sum(waiting), 0)::int FROM line),
          (SELECT coalesce(sum(CASE WHEN line.team_id = me.team_id THEN line.mine ELSE least(line.waiting, own.mine + 1) END), 0)::int
             FROM line),
-         own.mine::int,
-         (SELECT count(*)::int FROM line),
+         (SELECT count(*)::int FROM tasks  -- of its concurrency key: the one that holds it, and those before
+           WHERE me.concurrency_key IS NOT NULL AND tasks.team_id = me.team_id
+             AND tasks.concurrency_key = me.concurrency_key AND tasks.schedule_type <> 'recurring'
+             AND (tasks.status = 'active'
+                  OR tasks.status = 'pending' AND tasks.due_at <= now() AND (tasks.due_at, tasks.id) < (me.due_at, me.id))),
          (SELECT count(*)::int FROM history),
-         (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) FROM history),
-         (SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY seconds) FROM history)
+         (SELECT avg(seconds) FROM history)::double precision,
+         (SELECT coalesce(stddev_samp(seconds), 0) FROM history)::double precision
     FROM me
     JOIN queues ON queues.name = me.priority
    CROSS JOIN own

@@ -85,24 +85,36 @@ CREATE FUNCTION held(of_task uuid, of_attempt int) RETURNS uuid LANGUAGE sql STA
    WHERE task_id = of_task AND attempt = of_attempt AND status = 'active' AND sfp_remote.is_mine(dispatcher_id)
 $$;
 
--- As sfp.claim_any. The machine's ceiling is the enrolment's, for all its dispatchers together: the lock lets one of them
--- count at a time. (An advisory one: a row's would cost each look of an idle dispatcher a write to the disk.)
-CREATE FUNCTION claim_any(by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int,
-                          on_toolchains text[], slots_at_most int)
-RETURNS SETOF sfp.tasks LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
+-- The endings of attempts that the caller holds; of others nothing is heard.
+CREATE FUNCTION held_ones(endings jsonb) RETURNS jsonb LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
+  SELECT coalesce(jsonb_agg(one), '[]')
+    FROM jsonb_array_elements(endings) AS one
+   WHERE sfp_remote.held((one ->> 'task_id')::uuid, (one ->> 'attempt')::int) IS NOT NULL
+$$;
+
+-- As sfp.finish_and_claim. The machine's ceiling is the enrolment's, for all its dispatchers together: the lock lets one
+-- of them count at a time. What it hands in makes room for what it takes.
+CREATE FUNCTION finish_and_claim(endings jsonb, by_dispatcher uuid, on_runtimes text[], team_limit int,
+                                 preemptions_at_most int, up_to int)
+RETURNS TABLE (ended uuid, task sfp.tasks) LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 DECLARE
-  mine enrolments := sfp_remote.me();
+  mine  enrolments := sfp_remote.me();
+  ours  jsonb := sfp_remote.held_ones(endings);
+  taken int;
 BEGIN
   IF mine.id IS NULL OR NOT sfp_remote.is_mine(by_dispatcher) THEN
     RETURN;
   END IF;
-  PERFORM pg_advisory_xact_lock(7302024, hashtext(mine.name));
-  IF mine.slots <= (SELECT count(*) FROM attempts JOIN dispatchers ON dispatchers.id = attempts.dispatcher_id
-                     WHERE attempts.status = 'active' AND dispatchers.enrolment = mine.id) THEN
-    RETURN;
+  IF up_to > 0 THEN
+    PERFORM pg_advisory_xact_lock(hashtext('sfp.machine'), hashtext(mine.name));
+    SELECT count(*) INTO taken
+      FROM attempts
+      JOIN dispatchers ON dispatchers.id = attempts.dispatcher_id
+     WHERE attempts.status = 'active' AND dispatchers.enrolment = mine.id
+       AND NOT attempts.task_id = ANY (ARRAY(SELECT (one ->> 'task_id')::uuid FROM jsonb_array_elements(ours) AS one));
   END IF;
-  RETURN QUERY SELECT * FROM claim_any(by_dispatcher, on_runtimes, team_limit, preemptions_at_most, on_toolchains,
-                                       slots_at_most);
+  RETURN QUERY SELECT * FROM finish_and_claim(ours, by_dispatcher, on_runtimes, team_limit, preemptions_at_most,
+                                              greatest(0, least(up_to, mine.slots - taken)));
 END $$;
 
 CREATE FUNCTION unheard(by_dispatcher uuid, known uuid[]) RETURNS SETOF sfp.tasks
@@ -110,16 +122,10 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   SELECT unheard.* FROM unheard(by_dispatcher, known) WHERE sfp_remote.is_mine(by_dispatcher)
 $$;
 
-CREATE FUNCTION finish(of_task uuid, of_attempt int, as_status text, with_error jsonb, with_result jsonb,
-                       with_exit int, with_signal int, with_usage jsonb, attempt_status text, retry_after double precision)
-RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
-BEGIN
-  IF sfp_remote.held(of_task, of_attempt) IS NULL THEN
-    RETURN false;
-  END IF;
-  RETURN finish(of_task, of_attempt, as_status, with_error, with_result, with_exit, with_signal, with_usage,
-                attempt_status, retry_after);
-END $$;
+CREATE FUNCTION finish(endings jsonb) RETURNS SETOF uuid
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
+  SELECT finish(sfp_remote.held_ones(endings))
+$$;
 
 CREATE FUNCTION progress(of_task uuid, of_attempt int, percent int, with_step text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
@@ -127,13 +133,13 @@ BEGIN
   RETURN sfp_remote.held(of_task, of_attempt) IS NOT NULL AND progress(of_task, of_attempt, percent, with_step);
 END $$;
 
-CREATE FUNCTION log_lines(of_task uuid, of_attempt int, lines jsonb[]) RETURNS bigint
+CREATE FUNCTION log_lines(of_task uuid, of_attempt int, after bigint, lines jsonb[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 BEGIN
   IF sfp_remote.held(of_task, of_attempt) IS NULL THEN
     RETURN NULL;
   END IF;
-  RETURN log_lines(of_task, of_attempt, lines);
+  RETURN log_lines(of_task, of_attempt, after, lines);
 END $$;
 
 CREATE FUNCTION add_ticket(with_hash bytea, of_task uuid, of_attempt int) RETURNS void
@@ -190,7 +196,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA sfp_remote FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION claim_any, unheard, finish, progress, log_lines, add_ticket, save_handle, renew, abandoned,
+GRANT EXECUTE ON FUNCTION finish_and_claim, unheard, finish, progress, log_lines, add_ticket, save_handle, renew, abandoned,
                           announce, leave TO sfp_remote_dispatcher;
 
 RESET ROLE;
