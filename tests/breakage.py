@@ -7,6 +7,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -184,11 +185,17 @@ def full_disk(folder: Path) -> Iterator[None]:
     """Nothing more can be written below `folder`, which must lie on a small file system of its own."""
     filler = folder / "filler"
     try:
-        with filler.open("wb", buffering=0) as file:
-            for size in (1 << 20, 4096, 1):
-                with suppress(OSError):
-                    while file.write(b"\0" * size):
-                        pass
+        descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            size, at = shutil.disk_usage(folder).free, 0
+            while size >= 1:
+                try:
+                    os.posix_fallocate(descriptor, at, size)
+                    at += size
+                except OSError:
+                    size //= 2
+        finally:
+            os.close(descriptor)
         yield
     finally:
         filler.unlink()
