@@ -234,7 +234,7 @@ def inventory(instance: Instance) -> dict[str, int]:
         "processes of workers": len([child for pid in instance.pids("dispatcher") for child in below(pid)]),
         "groups": len(set(groups)),
         "folders": len([entry for entry in folders if set(entry.name.split("-")) & dispatchers]),
-        "mounts": len([line for line in Path("/proc/mounts").read_text().splitlines() if "sfp" in line]),
+        "mounts": len([line for line in Path("/proc/mounts").read_text().splitlines() if str(instance.base) in line]),
         "marks of life": len([mark for mark in (instance.place.run / "alive").iterdir() if not psutil.pid_exists(int(mark.name))]),
         "drafts of artifacts": len([file for file in (instance.place.directory / "artifacts").rglob("*") if "draft" in file.name or file.suffix == ".part"]),
     }  # fmt: skip

@@ -4,6 +4,7 @@ import asyncio
 import random
 import threading
 import time
+import traceback
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -70,8 +71,8 @@ class Follow(threading.Thread):
                         return
             except TimedOut:
                 continue
-            except ClientError as error:
-                self.failures.append(repr(error))
+            except Exception:  # whatever ends a follower is a finding
+                self.failures.append(f"a follower failed: {traceback.format_exc()}")
                 self._ended.wait(0.5)
 
     def stop(self) -> None:
@@ -102,9 +103,19 @@ class Load:
         ]
         self._followers = [Follow(self.instance, token) for token in self.tokens]
         self._ended = threading.Event()
-        self._before = inventory(self.instance)
+        self._before = self._at_rest()
         self._series: list[tuple[Client, str]] = []
         self._in_flight = 0
+
+    def _at_rest(self) -> dict[str, int]:
+        """What there is while nothing runs: once the workers that wait for tasks have been made."""
+        before: dict[str, int] = {}
+        deadline = time.monotonic() + 30
+        while (now := inventory(self.instance)) != before or not now["processes of workers"]:
+            assert time.monotonic() < deadline, now
+            before = now
+            time.sleep(1)  # time without a change is what is waited for
+        return now
 
     # ------------------------------------------------------------------------------------------------ feeding
 
