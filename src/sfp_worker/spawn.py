@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: what the out-of-memory killer should take first, before the supervisor
-OOM_SCORE = "700"
+OOM_SCORE = b"700"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 #: signals that stay ignored in a program unless reset
@@ -195,8 +195,7 @@ def _become(launch: Launch, streams: tuple[int, int, int], fail: int, gate: sock
 
 def _raise_oom_score(pid: int) -> None:
     try:
-        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(OOM_SCORE)
+        kernel.write(f"/proc/{pid}/oom_score_adj", OOM_SCORE)
     except OSError:
         return  # ended already, or another user's: the kernel then judges by size alone
 

@@ -12,6 +12,7 @@ worker changes in its memory is its own copy. See docs/decisions/0013-template-w
 from __future__ import annotations
 
 import gc
+import json  # pyright: ignore[reportUnusedImport]  # noqa: F401 (as below)
 import os
 import select
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket
@@ -122,9 +123,9 @@ class Template:
 
 def _build(disk_bytes: int, user: int, group: int) -> None:
     kernel.set_dumpable(True)  # else the files by which we name ourselves are root's
-    for path, text in (("setgroups", "deny"), ("uid_map", _map(user)), ("gid_map", _map(group))):
-        with open(f"/proc/self/{path}", "w", encoding="ascii") as file:
-            file.write(text)
+    kernel.write("/proc/self/setgroups", b"deny")
+    kernel.write("/proc/self/uid_map", b"%d %d 1" % (user, user))
+    kernel.write("/proc/self/gid_map", b"%d %d 1" % (group, group))
     kernel.set_dumpable(False)
     kernel.unshare_if_possible(kernel.NEW_CGROUP)  # without, the path of the group shows, and nothing else
     kernel.stop_sharing_mounts()
@@ -133,10 +134,6 @@ def _build(disk_bytes: int, user: int, group: int) -> None:
         kernel.mount(kind, target, kernel.MS_NOSUID | flags, text)
     os.chdir(_ROOT)
     os.setsid()
-
-
-def _map(number: int) -> str:
-    return f"{number} {number} 1"
 
 
 def _woken(_number: int, _frame: object) -> None:

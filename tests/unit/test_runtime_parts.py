@@ -3,20 +3,22 @@
 import asyncio
 import ipaddress
 import os
+import socket
 
 import pytest
 
 from sfp_server.runtimes import bwrap, cgroups, reports
 from sfp_server.runtimes.base import Failure, LogLine
+from sfp_server.runtimes.channel import Channel
 from sfp_server.runtimes.egress import EgressPolicy, OnlyTo, Verdict, is_public, parse_allow, split_entry, unwrap
 from sfp_server.runtimes.folders import remove_tree
-from sfp_worker.protocol import ProtocolError
+from sfp_worker.protocol import ProtocolError, encode
 
 HOST = bwrap.Host(links=(("bin", "usr/bin"), ("lib", "usr/lib")), folders=("lib64",), python="/usr/bin/python3")
 
 
 def test_bubblewrap_is_told_exactly_this():
-    assert " ".join(bwrap.options(HOST, disk_bytes=1024)) == (
+    assert " ".join(bwrap.worker(HOST, disk_bytes=1024)) == (
         "--unshare-user --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try "
         "--uid 1000 --gid 1000 --hostname worker --cap-drop ALL --new-session --die-with-parent --as-pid-1 "
         "--seccomp 5 --info-fd 8 --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib "
@@ -25,6 +27,29 @@ def test_bubblewrap_is_told_exactly_this():
         "--size 1024 --perms 0700 --tmpfs /workspace --symlink workspace/tmp /tmp --dir /run --dir /var "
         "--symlink /workspace/tmp /var/tmp --remount-ro / --chdir /workspace"
     )
+
+
+def test_a_template_can_write_nowhere_and_make_namespaces():
+    assert " ".join(bwrap.template(HOST)) == (
+        "--unshare-user --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try "
+        "--uid 1000 --gid 1000 --hostname worker --cap-drop ALL --new-session --die-with-parent --as-pid-1 "
+        "--ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib "
+        "--ro-bind /lib64 /lib64 --ro-bind-fd 6 /etc --ro-bind-fd 7 /sfp --proc /proc --dev /dev "
+        "--remount-ro /dev --dir /workspace --symlink workspace/tmp /tmp --dir /run --dir /var "
+        "--symlink /workspace/tmp /var/tmp --remount-ro / --chdir /workspace"
+    )
+
+
+async def test_who_sent_is_known_however_late_one_reads():
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours, names_sender=True)
+    with theirs:
+        theirs.sendall(encode({"t": "ready"}))
+        assert await channel.receive_ready() == ({"t": "ready"}, os.getpid())
+        theirs.sendall(encode({"t": "log", "lines": []}))
+        assert await channel.receive() == {"t": "log", "lines": []}
+    assert await channel.receive() is None
+    channel.close()
 
 
 @pytest.mark.parametrize(

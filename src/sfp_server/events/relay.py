@@ -5,8 +5,9 @@ because there was too much at once) is read from the log by the API processes, a
 """
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import valkey.asyncio
@@ -24,11 +25,30 @@ from sfp_server.settings import Settings
 CHANNELS_AT_ONCE, EVENTS_PER_CHANNEL, EVENTS_AT_ONCE = 100, 500, 2000
 #: channels whose cursor is remembered, and channels that may wait to be read; the oldest are forgotten first
 CURSORS_MAX, WAITING_MAX = 20_000, 10_000
+#: rounds of reading and publishing that may follow each other at once, and how many a second beyond them: when much
+#: happens, several events go in one round, and each waits for a hundredth of a second at most
+ROUNDS_AT_ONCE, ROUNDS_PER_SECOND = 15, 100
 #: seconds: a publication that takes longer is given up; time between attempts to reach a part that is away
 PUBLISH_TIMEOUT, RETRY_DELAY = 2.0, 0.25
 
 #: team and channel
 _Key = tuple[UUID, str]
+
+
+class Pace:
+    """Lets `at_once` turns pass, and then `per_second`: a full bucket of turns, filled again as time passes."""
+
+    def __init__(self, *, at_once: int, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._at_once, self._per_second, self._clock = at_once, per_second, clock
+        self._left: float = at_once
+        self._seen = clock()
+
+    def wait(self) -> float:
+        """Take a turn; the seconds to wait before it."""
+        now = self._clock()
+        self._left = min(self._at_once, self._left + (now - self._seen) * self._per_second) - 1
+        self._seen = now
+        return max(0.0, -self._left / self._per_second)
 
 
 class Relay:
@@ -42,6 +62,7 @@ class Relay:
         #: the last number that was published, least recently used first
         self._cursors: OrderedDict[_Key, int] = OrderedDict()
         self._told = asyncio.Event()
+        self._pace = Pace(at_once=ROUNDS_AT_ONCE, per_second=ROUNDS_PER_SECOND)
         self._database_outage = Outage("database", "nothing is relayed; API processes read by themselves")
         self._valkey_outage = Outage("valkey", "nothing is relayed; API processes read by themselves")
         #: set while notifications are heard
@@ -80,6 +101,8 @@ class Relay:
             await self._told.wait()
             self._told.clear()
             while self._waiting:
+                if (seconds := self._pace.wait()) > 0:
+                    await asyncio.sleep(seconds)
                 wanted = self._next()
                 try:
                     await self._publish(await self._read(wanted))

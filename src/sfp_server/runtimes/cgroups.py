@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -168,8 +169,11 @@ class Group:
         )
 
     async def remove(self) -> None:
-        for folder in self.folders():
-            await _remove(folder)
+        folders = self.folders()
+        # Nearly always everybody in it is gone: one look at both, in one thread.
+        if not await asyncio.to_thread(_removed, folders):
+            for folder in folders:
+                await _remove(folder)
 
 
 def _field(path: Path, name: str) -> int:
@@ -187,6 +191,19 @@ def _number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def _removed(folders: Sequence[Path]) -> bool:
+    """Remove empty groups; whether none is left."""
+    left = False
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            left = True
+    return not left
 
 
 async def _remove(folder: Path) -> None:

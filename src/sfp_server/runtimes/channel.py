@@ -15,13 +15,17 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Channel:
-    def __init__(self, control: socket.socket) -> None:
+    """`names_sender`: whether `receive_ready` is to learn who sent; it must be said before anybody can send."""
+
+    def __init__(self, control: socket.socket, *, names_sender: bool = False) -> None:
         control.setblocking(False)
         self._socket = control
         self._reader = FrameReader()
         self._frames: deque[Message | bytes] = deque()
         self._sending = asyncio.Lock()
         self._closed = False
+        if names_sender:
+            control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     async def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Send one message; the descriptors stay ours to close.
@@ -61,8 +65,7 @@ class Channel:
             loop.remove_writer(self._socket.fileno())
 
     async def receive_ready(self) -> tuple[Message | bytes | None, int]:
-        """The first message, and the process that sent it as the kernel names it for us (0: unknown)."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        """The first message, and the process that sent it as the kernel names it for us (0: nobody did)."""
         await self._until_readable()
         data, ancillary, _, _ = self._socket.recvmsg(READ_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)

@@ -97,6 +97,8 @@ class SandboxRuntime(SupervisedRuntime):
                 await worker.discard()
         except RuntimeUnavailable as error:
             self._without_template = str(error)
+            if self._template is not None:
+                await self._template.close()
             log.warning("workers are not forked from a template but built one by one", why=str(error))
 
     async def probe(self) -> None:
@@ -175,11 +177,11 @@ class SandboxRuntime(SupervisedRuntime):
 
     async def _fork(self, template: Template, limits: Limits, group: cgroups.Group | None) -> Worker:
         ours, theirs = socket.socketpair()
-        channel = Channel(ours)
+        channel = Channel(ours, names_sender=True)
         doors: list[int] = []
         try:
             doors = [] if group is None else [os.open(door, os.O_WRONLY | os.O_CLOEXEC) for door in group.doors()]
-            process = template.fork(theirs.fileno(), doors, disk_bytes=limits.disk_mb << 20)
+            process = await template.fork(theirs.fileno(), doors, disk_bytes=limits.disk_mb << 20)
         except OSError as error:
             channel.close()
             raise RuntimeUnavailable(f"a worker cannot be forked: {error.strerror}") from error
@@ -191,7 +193,7 @@ class SandboxRuntime(SupervisedRuntime):
         process.call_when_ended(channel.hang_up)
         try:
             frame, pid = await asyncio.wait_for(channel.receive_ready(), READY_SECONDS)
-            if not isinstance(frame, dict) or frame["t"] != "ready":
+            if not isinstance(frame, dict) or frame["t"] != "ready" or pid <= 0:
                 raise RuntimeUnavailable(f"a worker cannot be forked: {template.complaint()}")  # noqa: TRY301
             process.identify(pid)
         except TimeoutError:

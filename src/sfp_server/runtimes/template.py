@@ -21,6 +21,7 @@ from sfp_server.runtimes.launch import Process, start_time
 FORKS_AT_MOST = 5000
 SECONDS_AT_MOST = 1800.0
 _READY_SECONDS = 20.0
+_FULL_PAUSE_SECONDS = 0.01
 
 
 class _Reply(msgspec.Struct):
@@ -113,17 +114,31 @@ class Template:
             self._complaint = lines[-1] if lines else self._complaint
         return self._complaint
 
-    def fork(self, control: int, doors: Sequence[int], *, disk_bytes: int) -> Forked:
+    async def fork(self, control: int, doors: Sequence[int], *, disk_bytes: int) -> Forked:
         """Order a worker that speaks on `control`, after it went through `doors`; the descriptors stay ours.
 
         Raises:
-            OSError: the template is gone, or has more orders than it can take now.
+            OSError: the template is gone.
         """
         self._count += 1
-        order = msgspec.json.encode({"id": self._count, "disk_bytes": disk_bytes})
-        socket.send_fds(self._orders, [order], [control, *doors])
-        worker = self._workers[self._count] = Forked()
+        number = self._count
+        order = msgspec.json.encode({"id": number, "disk_bytes": disk_bytes})
+        worker = self._workers[number] = Forked()
+        try:
+            while not self._sent(order, [control, *doors]):  # noqa: ASYNC110 (the kernel tells of room for a byte, not for an order)
+                await asyncio.sleep(_FULL_PAUSE_SECONDS)
+        except BaseException:
+            self._workers.pop(number, None)
+            raise
         return worker
+
+    def _sent(self, order: bytes, descriptors: Sequence[int]) -> bool:
+        """Whether the template's socket took it: some hundred orders may wait in it."""
+        try:
+            socket.send_fds(self._orders, [order], descriptors)
+        except BlockingIOError:
+            return False
+        return True
 
     def retire(self) -> None:
         """Fork no more, and end with the last worker."""
@@ -151,6 +166,8 @@ class Template:
         if reply.t == "ready" and not self._ready.done():
             self._ready.set_result(None)
         elif (worker := self._workers.pop(reply.id, None)) is not None:
+            if reply.t == "refused":
+                self._complaint = f"the kernel refuses new namespaces: {os.strerror(reply.errno)}"
             worker.end(reply.status if reply.t == "ended" else -signal.SIGKILL)
             if self._retired:
                 self.retire()

@@ -98,7 +98,7 @@ class Attempt:
             self._ending.set_result(why)
 
     async def run(self) -> None:
-        self._log.info("attempt started")
+        self._log.debug("attempt started")
         try:
             outcome = await self._outcome()
         except Exception:

@@ -1,0 +1,135 @@
+"""Workers that are forked from a template: what holds for that way alone. The rest is in test_runtimes.py, for both."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest_asyncio
+from workers import Attendant, python, run, workload
+
+from sfp_server.runtimes import template
+from sfp_server.runtimes.egress import EgressPolicy
+from sfp_server.runtimes.launch import start_time
+from sfp_server.runtimes.sandbox import SandboxRuntime
+
+PTY = "import os, sys, time; os.openpty(); print(sorted(os.listdir('/dev/pts')), flush=True); time.sleep(60)"
+IDENTITIES = (
+    "import os, sys; print([os.readlink(f'/proc/self/ns/{n}') for n in "
+    "('user', 'pid', 'mnt', 'net', 'ipc', 'uts', 'cgroup')], os.getpid(), os.getppid(), sorted(os.listdir('/workspace')))"
+)
+
+
+def made(folder, **options):
+    return SandboxRuntime(
+        folder / "broker", EgressPolicy(), options.pop("warm", 0), scratch=folder / "scratch", **options
+    )
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def runtime(folder):
+    runtime = made(folder)
+    await runtime.open()
+    yield runtime
+    await runtime.close()
+
+
+def templates():
+    """Processes of this machine that are templates of ours (bubblewrap's outer ones left out)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            parent = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            outer = (Path(f"/proc/{parent}") / "cmdline").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue
+        if b"from sfp_worker.template" in b" ".join(words) and outer[0].endswith(b"bwrap") and _is_ours(parent):
+            found.append(int(folder.name))
+    return found
+
+
+def _is_ours(pid):
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1]) == os.getpid()
+
+
+async def test_each_worker_has_all_namespaces_of_its_own(runtime):
+    seen = [(await run(runtime, python(IDENTITIES)))[1].text() for _ in range(3)]
+    namespaces = [text.split("]")[0] for text in seen]
+    assert len(set(namespaces)) == 3
+    for column in zip(*(line.strip("[").split(", ") for line in namespaces), strict=True):
+        assert len(set(column)) == 3, column
+    assert runtime.isolation()["workers"] == "forked from a pristine template"
+
+
+async def test_workers_of_one_template_do_not_share_their_terminals(runtime):
+    first, second = Attendant(), Attendant()
+    handles = [await runtime.start(python(PTY), attendant) for attendant in (first, second)]
+    for attendant in (first, second):
+        await attendant.saw("'ptmx'")
+        assert attendant.text() == "['0', 'ptmx']"
+    for handle in handles:
+        await runtime.stop(handle)
+
+
+async def test_when_the_template_dies_its_workers_do_and_the_next_one_has_a_new_template(runtime):
+    attendant = Attendant()
+    handle = await runtime.start(python("print('here', flush=True); import time; time.sleep(60)"), attendant)
+    await attendant.saw("here")
+    (old,) = templates()
+    os.kill(old, 9)
+    async with asyncio.timeout(20):
+        ended = await runtime.wait(handle)
+    assert ended.failure.code == "worker_lost"
+    ended, _ = await run(runtime, workload("true"))
+    assert ended.code == 0
+    assert old not in templates()
+
+
+async def test_a_template_is_replaced_and_ends_with_its_last_worker(runtime, monkeypatch):
+    attendant = Attendant()
+    handle = await runtime.start(python("print('here', flush=True); import sys; sys.stdin.read()"), attendant)
+    await attendant.saw("here")
+    long = await runtime.start(python("import time; time.sleep(60)"), Attendant())
+    (old,) = templates()
+    born = start_time(old)
+    # Too old for one more: the next worker comes from a new one, which then is too old as well.
+    monkeypatch.setattr(template, "FORKS_AT_MOST", 1)
+    ended, _ = await run(runtime, workload("true"))
+    assert ended.code == 0
+    assert start_time(old) == born, "it lives as long as its workers"
+    assert len(templates()) == 2
+    for worker in (handle, long):
+        await runtime.stop(worker)
+    async with asyncio.timeout(10):
+        while start_time(old) is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_where_no_namespaces_can_be_made_inside_each_worker_is_built(folder, tmp_path):
+    """What Ubuntu's AppArmor profile for bubblewrap does, by bubblewrap's own means."""
+    wrapper = tmp_path / "bwrap"
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("bwrap")} --unshare-user --disable-userns "$@"\n')
+    wrapper.chmod(0o755)
+    for place in (tmp_path, *tmp_path.parents):
+        if place.stat().st_uid == os.geteuid() and place != Path("/"):
+            place.chmod(place.stat().st_mode | 0o011)
+    runtime = made(folder, warm=1, bwrap_path=str(wrapper))
+    await runtime.open()
+    try:
+        ended, _ = await run(runtime, workload("true"))
+        assert ended.code == 0
+        assert runtime.isolation()["workers"].startswith("built one by one: ")
+        assert "the kernel refuses new namespaces" in runtime.isolation()["workers"]
+        assert templates() == []
+    finally:
+        await runtime.close()
+
+
+async def test_nothing_is_left_of_a_closed_runtime(folder):
+    runtime = made(folder, warm=2)
+    await runtime.open()
+    await runtime.start(python("import time; time.sleep(60)"), Attendant())
+    assert len(templates()) == 1
+    await runtime.close()
+    assert templates() == []
