@@ -56,7 +56,8 @@ def add(instance: Instance, name: str, slots: int) -> dict[str, str]:
 def wire() -> Iterator[Wire]:
     """A bridge with the instance's address; it goes with all that hangs on it."""
     name = f"sfpb{os.getpid() % 100000}"
-    ip("link", "add", name, "type", "bridge")
+    # an address of its own: it would take, and change, that of a machine's cable, and be unknown for a while
+    ip("link", "add", name, "address", "02:00:00:00:00:01", "type", "bridge")
     made = Wire(name)
     try:
         ip("addr", "add", f"{made.address}/24", "dev", name)
