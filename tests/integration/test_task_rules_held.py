@@ -171,6 +171,12 @@ async def test_what_waits_for_its_time_says_when(held):
     assert [(told.reasons[0].reason, told.reasons[0].detail) for told in explained] == wanted
 
 
+async def test_a_program_that_is_not_there_is_not_tried_again(world):
+    task = await world.run("no-such-program", retryConfig={"maxAttempts": 3, "delaySeconds": 0})
+    error = json.loads(task["error"])
+    assert (task["attempt"], error["code"], error["retryable"]) == (1, "cannot_start", False)
+
+
 async def test_a_retry_is_linked_both_ways(held):
     old = await held.submit("/bin/true")
     await claim(held)
