@@ -219,7 +219,9 @@ class Attempt:
     def _judge(self, kind: Kind[Any], data: Any, exit_: Exit) -> Outcome:
         failure = exit_.failure or self._reports.failure
         if failure is not None:
-            error = TaskError(code=failure.code, message=failure.message, retryable=failure.code in RETRYABLE)
+            # A worker that was there and could not start the program cannot start it the next time either.
+            retryable = failure.code in RETRYABLE and failure.code != "cannot_start"
+            error = TaskError(code=failure.code, message=failure.message, retryable=retryable)
             return Outcome(status=Status.FAILED, error=error, result=self._result(exit_), exit=exit_)
         if kind.succeeded(data, exit_):
             return Outcome(status=Status.COMPLETED, result=self._result(exit_), exit=exit_)
