@@ -71,7 +71,7 @@ def second(cable: Wire, home: Instance, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def alone(first: Machine) -> Iterator[Machine]:
     """The first machine, running."""
-    first.start()
+    first.start("--toolchain", "salesforce=2.1")
     eventually(first.is_ready, 30)
     yield first
     first.join()
@@ -335,7 +335,7 @@ def test_a_task_that_nobody_can_run_says_what_is_missing(home: Instance, work: J
     work.client.tasks.cancel(task)
 
 
-def test_the_report_names_every_machine(home: Instance, alone: Machine) -> None:
+def test_the_report_names_every_machine(home: Instance, work: Jobs, alone: Machine) -> None:
     def shown() -> bool:
         return {item["name"] for item in home.json("status")["dispatchers"]} >= {"local", "first"}
 
@@ -346,3 +346,6 @@ def test_the_report_names_every_machine(home: Instance, alone: Machine) -> None:
     )  # fmt: skip
     (mine,) = [item for item in json.loads(listed.stdout) if item["name"] == "first"]
     assert (mine["alive"], mine["slots"], mine["runtimes"]) == (True, 1, ["sandbox"])
+    told = {item["name"]: item for item in work.client.health.dispatchers() if item["alive"]}
+    assert (told["first"]["remote"], told["first"]["toolchains"]) == (True, {"salesforce": "2.1"})
+    assert (told["local"]["remote"], told["local"]["slots"]) == (False, 0)
