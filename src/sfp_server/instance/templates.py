@@ -16,7 +16,7 @@ from sfp_server.settings import Settings
 GENERATED = "# Written by sfp-server at every start: change config.json instead.\n"
 
 
-def postgresql_conf() -> str:
+def postgresql_conf(*, connections: int) -> str:
     """Small, durable, reachable through its unix socket only; never logs a statement (it could hold a secret)."""
     return (
         GENERATED
@@ -24,7 +24,7 @@ def postgresql_conf() -> str:
 listen_addresses = ''
 unix_socket_permissions = 0700
 password_encryption = 'scram-sha-256'
-max_connections = 60
+max_connections = CONNECTIONS
 shared_buffers = '64MB'
 work_mem = '4MB'
 maintenance_work_mem = '32MB'
@@ -52,7 +52,7 @@ lc_monetary = 'C.UTF-8'
 lc_numeric = 'C.UTF-8'
 lc_time = 'C.UTF-8'
 default_text_search_config = 'pg_catalog.english'
-"""
+""".replace("CONNECTIONS", str(connections))
     )
 
 

@@ -92,7 +92,7 @@ async def _work(
     database = Database(
         contract.database_url,
         application="sfp dispatcher",
-        size=8,
+        size=6,
         schema="sfp_remote",
         access=access(contract, courier.ca),
     )
