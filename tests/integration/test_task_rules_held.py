@@ -189,6 +189,18 @@ async def test_a_retry_is_linked_both_ways(held):
     assert (found, retries) == ([None, old], [[new["id"]], []])
 
 
+async def test_an_attempt_knows_its_log_lines(world):
+    retry = {"maxAttempts": 2, "delaySeconds": 0}
+    task = await world.run("/bin/sh", "-c", "echo $SFP_ATTEMPT; exit 1", retryConfig=retry)
+    numbers = await world.admin.fetch(
+        "SELECT seq FROM events WHERE channel = 'task:' || $1::uuid AND event = 'task.log' ORDER BY seq", task["id"]
+    )
+    attempts = await world.admin.fetch("SELECT * FROM attempts WHERE task_id = $1 ORDER BY attempt", task["id"])
+    assert len(numbers) == 2
+    for line, attempt in zip(numbers, attempts, strict=True):
+        assert attempt["first_seq"] < line["seq"] <= attempt["last_seq"]
+
+
 async def test_a_series_is_not_retried(held):
     series = await held.submit("/bin/true", scheduleType="recurring", recurrenceConfig=EVERY_SECOND)
     await cancel(held, series)
