@@ -4,15 +4,17 @@ BIN := .venv/bin
 STAMP := .venv/.made
 ARGS ?=
 
-.PHONY: setup demo run test test-container check bench clean help
+.PHONY: setup demo run test test-container test-faults soak check bench clean help
 
 help:
 	@echo "make setup   the virtual environment and what the system lacks"
 	@echo "make demo    a throw-away instance does a real job on a real repository"
 	@echo "make run     an instance of your own in ./sfp-server, tenant 'dev'"
 	@echo "make check   format, lint, types, import contracts, unit tests"
-	@echo "make test    every test but those of containers (ARGS='-k name' for some)"
+	@echo "make test    every test but those of containers and rarer faults (ARGS='-k name' for some)"
 	@echo "make test-container   the tests of the container runtime, with a private Podman"
+	@echo "make test-faults  every fault there is, the rarer ones too"
+	@echo "make soak    10 minutes of random work under random faults (ARGS='--minutes 2 --seed 7')"
 	@echo "make bench   the figures of the README, beside a peer"
 	@echo "make clean   remove what can be made again (never ./sfp-server)"
 
@@ -30,11 +32,17 @@ run: $(STAMP)
 	@$(BIN)/sfp-server start -t dev
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not container" $(ARGS)
+	$(BIN)/python -m pytest -m "not container and not faults" $(ARGS)
 
 test-container: $(STAMP)
 	@sh scripts/podman.sh
 	$(BIN)/python -m pytest -m container $(ARGS)
+
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest tests/acceptance/test_fault_matrix.py $(ARGS)
+
+soak: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python tests/soak.py $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

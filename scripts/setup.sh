@@ -11,6 +11,8 @@ has bwrap || missing="$missing bubblewrap"
 has git || missing="$missing git"
 has "$PYTHON" || missing="$missing python3"
 if ! has "$PYTHON" || ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then missing="$missing python3-venv"; fi
+# clocks that jump, for `make test-faults` and `make soak`
+if has dpkg && ! dpkg -s libfaketime >/dev/null 2>&1; then missing="$missing libfaketime"; fi
 if has ldconfig && ! ldconfig -p 2>/dev/null | grep -q 'libseccomp\.so\.2'; then missing="$missing libseccomp2"; fi
 
 if [ -n "$missing" ]; then

@@ -35,6 +35,8 @@ NOT_SIGNED_IN, NOT_ALLOWED = 4001, 4003
 GONE_AND_CLOSED = 2
 #: what an `error` message means, as HTTP status
 _ERROR_STATUS = {"not_found": 404, "forbidden": 403, "unauthenticated": 401}
+#: `error` messages that mean: not now
+_NOT_NOW = frozenset({"unavailable", "too_many_requests"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,7 @@ class Follower:
             raise _Broken(f"the live connection ended ({closed})") from closed
 
     def _connect(self, token: str) -> "ClientConnection":
-        from websockets.exceptions import InvalidHandshake, InvalidStatus
+        from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
         from websockets.sync.client import connect
         from websockets.typing import Subprotocol
 
@@ -190,6 +192,8 @@ class Follower:
         except InvalidStatus as error:
             raise self._refused(error.response.status_code, token) from error
         except InvalidHandshake as error:
+            if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError | OSError):
+                raise _Broken("the server hung up") from error  # it died, which is not the same as not speaking it
             raise _NoWebSocket(str(error)) from error
         except (OSError, EOFError) as error:  # also: TLS, name not known, timed out
             raise _Broken(str(error) or type(error).__name__) from error
@@ -221,6 +225,8 @@ class Follower:
                 self._last = int(message["seq"])
         elif kind == "error":
             code = str(message.get("code", "error"))
+            if code in _NOT_NOW:
+                raise _Broken(str(message.get("message", code)))
             status = _ERROR_STATUS.get(code, 400)
             raise error_for(status)(str(message.get("message", code)), status=status, code=code)
 

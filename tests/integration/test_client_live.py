@@ -1,6 +1,8 @@
 """The follower over real sockets: each event once and in order, whatever the connection does."""
 
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -62,6 +64,38 @@ def test_a_connection_that_ends_is_resumed_after_the_last_event(client, double):
     double.sockets = [sends(1, 2, then=1011), sends(3, 4, then=4008), sends(then=1001), sends(5, final=5)]
     assert seqs(client) == [1, 2, 3, 4, 5]
     assert [serve.asked for serve in double.sockets] == [[0], [2], [4], [4]]
+
+
+@pytest.mark.parametrize("code", ["unavailable", "too_many_requests"])
+def test_a_subscription_that_cannot_be_had_now_is_asked_for_again(client, double, code):
+    async def away(peer):
+        await peer.accept()
+        asked = await peer.subscription()
+        await peer.say(type="error", code=code, message="try again shortly", channel=asked["channel"])
+        await peer.until_the_client_goes()
+
+    double.sockets = [away, sends(1, 2, final=2)]
+    assert seqs(client, timeout=20) == [1, 2]
+
+
+def test_a_server_that_dies_in_the_handshake_is_not_one_without_websocket():
+    asked: list[bytes] = []
+
+    def die(listener: socket.socket) -> None:
+        for _ in range(3):
+            connection, _ = listener.accept()
+            with connection:
+                asked.append(connection.recv(4096).split()[1])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dying = threading.Thread(target=die, args=(listener,))
+        dying.start()
+        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "token-1") as client:
+            following = iter(client.events(CHANNEL, after=0, deadline=time.monotonic() + 3))
+            with pytest.raises(TimedOut):
+                next(following)
+        dying.join()
+    assert asked == [b"/sfp/api/realtime"] * 3
 
 
 def test_what_was_seen_is_not_told_again(client, double):

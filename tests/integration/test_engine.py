@@ -67,7 +67,7 @@ async def test_a_task_makes_room_only_so_often(world):
     await world.admin.execute("UPDATE tasks SET preemptions = 3 WHERE id = ANY ($1)", long)
     urgent = await world.submit("/bin/true")
     async with world.engine.database.serving() as tx:
-        assert await tx.one("SELECT * FROM claim('normal', gen_random_uuid(), '{sandbox}', 0, 3)") is None
+        assert await tx.one("SELECT * FROM claim(gen_random_uuid(), '{sandbox}', 0, 3, 1)") is None
     assert await world.admin.fetchval("SELECT count(*) FROM attempts WHERE preempt_asked_at IS NOT NULL") == 0
     async with world.api.transaction(world.owner) as tx:
         await service.cancel(tx, world.owner, long[0])

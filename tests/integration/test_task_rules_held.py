@@ -21,18 +21,20 @@ async def held(world):
     return world
 
 
+TAKE = "SELECT * FROM take_tasks('00000000-0000-7000-8000-000000000001', '{sandbox}', 0, 3, 1, $1)"
+
+
 async def claim(world, queue="normal"):
     async with world.engine.database.serving() as tx:
-        return await tx.one("SELECT * FROM claim($1, '00000000-0000-7000-8000-000000000001', '{sandbox}', 0, 3)", queue)
+        return await tx.one(TAKE, [queue])
 
 
 async def finish(world, task_id, attempt, status, *, code=None, delay=None, as_attempt=None):
     error = {"code": code, "message": "it said so", "retryable": True} if code else None
+    how = {"task_id": task_id, "attempt": attempt, "status": status, "error": error, "result": {"exitCode": 0}}
+    how |= {"exit_code": 0, "attempt_status": as_attempt or status, "retry_after": delay}
     async with world.engine.database.serving() as tx:
-        return await tx.value(
-            "SELECT finish($1, $2, $3, $4, $5, 0, NULL, NULL, $6, $7)",
-            task_id, attempt, status, error, {"exitCode": 0}, as_attempt or status, delay,
-        )  # fmt: skip
+        return await tx.value("SELECT finish($1)", [how])
 
 
 async def cancel(world, task_id):
@@ -169,6 +171,12 @@ async def test_what_waits_for_its_time_says_when(held):
     assert [(told.reasons[0].reason, told.reasons[0].detail) for told in explained] == wanted
 
 
+async def test_a_program_that_is_not_there_is_not_tried_again(world):
+    task = await world.run("no-such-program", retryConfig={"maxAttempts": 3, "delaySeconds": 0})
+    error = json.loads(task["error"])
+    assert (task["attempt"], error["code"], error["retryable"]) == (1, "cannot_start", False)
+
+
 async def test_a_retry_is_linked_both_ways(held):
     old = await held.submit("/bin/true")
     await claim(held)
@@ -253,3 +261,24 @@ async def test_errors_of_a_bulk_name_their_task(held):
     ended = {"intervalSeconds": 5, "endAt": "2001-01-01T00:00:00Z"}
     assert await refused(body(scheduleType="recurring", recurrenceConfig=ended)) == "tasks[1].recurrenceConfig.endAt"
     assert await held.admin.fetchval("SELECT count(*) FROM tasks") == 0
+
+
+async def test_uploads_and_occurrences_do_not_stay_for_ever(held):
+    add = (
+        "INSERT INTO artifacts (team_id, name, size, sha256, created_by, created_at)"
+        " VALUES ($1, 'x', 1, '', 'x', now() - $2 * interval '1 day') RETURNING id"
+    )
+    named, old, young = [await held.admin.fetchval(add, held.owner.team_id, days) for days in (100.0, 100.0, 80.0)]
+    series = await held.submit("/bin/true", scheduleType="recurring", recurrenceConfig=EVERY_SECOND)
+    await held.submit("/bin/true", data={"workspace": {"artifact": str(named)}})
+    await held.admin.execute(
+        "INSERT INTO occurrences SELECT $1, now() - days * interval '1 day', $2 FROM unnest('{0,2}'::int[]) AS days",
+        series,
+        held.owner.team_id,
+    )
+    async with held.engine.database.serving() as tx:
+        removed = await tx.all(held.dispatch_sql["drop_old_tasks"], 90)
+        await tx.all(held.dispatch_sql["drop_old_events"], 90)
+    assert [row["drop_old_tasks"] for row in removed] == [old]
+    assert {row["id"] for row in await held.admin.fetch("SELECT id FROM artifacts")} == {named, young}
+    assert await held.admin.fetchval("SELECT count(*) FROM occurrences") == 1

@@ -147,13 +147,17 @@ async def test_a_stale_attempt_can_write_nothing(world, admin):
     task_id = await world.submit("/bin/sleep", "30", retryConfig={"maxAttempts": 2, "delaySeconds": 0, "jitter": False})
     await world.until(task_id, "active")
     # somebody else decided that the lease ran out
-    assert await admin.fetchval(
-        'SELECT finish($1, 1, \'failed\', \'{"code": "worker_lost", "message": "lost"}\', NULL, NULL, NULL, NULL, \'lost\', 0)',
-        task_id,
-    )
-    assert not await admin.fetchval(
-        "SELECT finish($1, 1, 'completed', NULL, '{}', 0, NULL, NULL, 'completed', NULL)", task_id
-    )
+    lost = {
+        "task_id": task_id,
+        "attempt": 1,
+        "status": "failed",
+        "error": {"code": "x", "message": "y"},
+        "attempt_status": "lost",
+        "retry_after": 0,
+    }
+    assert await admin.fetchval("SELECT finish($1)", json.dumps([lost], default=str)) == task_id
+    stale = {"task_id": task_id, "attempt": 1, "status": "completed", "result": {}, "attempt_status": "completed"}
+    assert await admin.fetchval("SELECT finish($1)", json.dumps([stale], default=str)) is None
     assert await admin.fetchval("SELECT log_lines($1, 1, 0, '{}')", task_id) is None
     assert not await admin.fetchval("SELECT progress($1, 1, 50, 'x')", task_id)
 

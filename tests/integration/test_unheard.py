@@ -7,21 +7,21 @@ import pytest
 
 from sfp_server.db.database import Database, Tx
 from sfp_server.errors import Unavailable
-from sfp_server.tasks.dispatcher import Dispatcher
+from sfp_server.tasks.exchange import Exchange
 
 
 async def test_a_task_claimed_without_our_hearing_of_it_runs_at_once(world, monkeypatch: pytest.MonkeyPatch):
-    claim = Dispatcher._claim
+    step = Exchange.step
     lost: list[object] = []
 
-    async def claim_and_lose(self: Dispatcher) -> object:
-        row = await claim(self)
-        if row is not None and not lost:
-            lost.append(row["id"])
+    async def take_and_lose(self: Exchange, *args, **kwargs) -> object:
+        rows = await step(self, *args, **kwargs)
+        if rows and not lost:
+            lost.extend(row["id"] for row in rows)
             raise Unavailable("the connection broke after the commit")
-        return row
+        return rows
 
-    monkeypatch.setattr(Dispatcher, "_claim", claim_and_lose)
+    monkeypatch.setattr(Exchange, "step", take_and_lose)
     task_id = await world.submit("/bin/echo", "ran")
     row = await world.until(task_id)
     assert (lost, row["status"], row["attempt"]) == ([task_id], "completed", 1)

@@ -14,9 +14,9 @@ from sfp_server.instance import guard
 from sfp_server.instance.guard import (
     AGAIN_SECONDS,
     DATABASE_SILENCE_SECONDS,
-    SERVICE_STOPPED,
+    OURS_STOPPED,
     SILENCE_SECONDS,
-    WORKER_STOPPED,
+    TASK_STOPPED,
     Guard,
 )
 
@@ -83,9 +83,9 @@ def test_a_stopped_service_is_woken_and_not_at_once(place, service):
     watching = Guard(place, 1, os.getpid())
     stop(stopped)
     watching.look(0.0)
-    watching.look(SERVICE_STOPPED / 2)
+    watching.look(OURS_STOPPED / 2)
     assert state(stopped.pid) == "T"
-    watching.look(SERVICE_STOPPED)
+    watching.look(OURS_STOPPED)
     assert state(stopped.pid) != "T"
 
 
@@ -94,9 +94,9 @@ def test_a_service_that_is_stopped_again_is_killed(place, service):
     watching = Guard(place, 1, os.getpid())
     stop(stopped)
     watching.look(0.0)
-    watching.look(SERVICE_STOPPED)
+    watching.look(OURS_STOPPED)
     stop(stopped)
-    watching.look(SERVICE_STOPPED + 1)
+    watching.look(OURS_STOPPED + 1)
     assert stopped.wait(10) == -signal.SIGKILL
 
 
@@ -105,9 +105,9 @@ def test_a_service_that_is_stopped_much_later_is_woken_again(place, service):
     watching = Guard(place, 1, os.getpid())
     stop(stopped)
     watching.look(0.0)
-    watching.look(SERVICE_STOPPED)
+    watching.look(OURS_STOPPED)
     stop(stopped)
-    watching.look(SERVICE_STOPPED + AGAIN_SECONDS)
+    watching.look(OURS_STOPPED + AGAIN_SECONDS)
     assert state(stopped.pid) != "T"
 
 
@@ -117,19 +117,19 @@ def test_what_postgresql_runs_is_only_ever_woken(place, service):
     for again in range(5):
         stop(stopped)
         watching.look(again * 3.0)
-        watching.look(again * 3.0 + SERVICE_STOPPED)
+        watching.look(again * 3.0 + OURS_STOPPED)
         assert state(stopped.pid) != "T"
     assert stopped.poll() is None
 
 
-def test_a_stopped_process_of_a_worker_is_woken(place, service):
+def test_a_stopped_program_of_a_task_is_woken_later(place, service):
     parent = service(PARENT, name="dispatcher")
     child = int(parent.first)
     watching = Guard(place, 1, os.getpid())
     watching.look(100.0)
-    watching.look(100.0 + WORKER_STOPPED / 2)
+    watching.look(100.0 + TASK_STOPPED / 2)
     assert state(child) == "T"
-    watching.look(100.0 + WORKER_STOPPED)
+    watching.look(100.0 + TASK_STOPPED)
     assert state(child) != "T"
     os.kill(child, signal.SIGKILL)
 
@@ -182,9 +182,9 @@ def test_a_silent_database_is_asked_to_shut_down_after_a_long_time(place, servic
         watching = Guard(place, 1, os.getpid())
         watching.look(0.0)  # asks
         watching.look(1.0)
+        watching.look(DATABASE_SILENCE_SECONDS - 1.0)
+        assert state(silent.pid) == "S"
         watching.look(DATABASE_SILENCE_SECONDS)
-        assert silent.poll() is None
-        watching.look(DATABASE_SILENCE_SECONDS + 1.0)
         watching.close()
         assert silent.wait(10) == -signal.SIGQUIT
 

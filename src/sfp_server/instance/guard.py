@@ -28,9 +28,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 #: seconds between two looks at the services, and between two looks at the workers
-LOOK_SECONDS, WORKERS_SECONDS = 1.0, 4.0
-#: a service, and a process of a worker, is woken when it has been stopped so long, seconds
-SERVICE_STOPPED, WORKER_STOPPED = 2.0, 10.0
+LOOK_SECONDS, WORKERS_SECONDS = 1.0, 2.0
+#: a process of ours, and one that a task has started, is woken when it has been stopped so long, seconds
+OURS_STOPPED, TASK_STOPPED = 2.0, 10.0
 #: stopped again within so many seconds of having been woken: killed
 AGAIN_SECONDS = 15.0
 #: a service without a sign of life for so long (seconds, on a machine that is not busy) is ended
@@ -134,16 +134,16 @@ class Guard:
         """Wake who is stopped, end who is silent. `clock`: seconds that the guard has been awake and on time."""
         self._clock = clock
         services = {pid: program(pid) for pid in children(self._supervisord)}
-        looked_at: dict[int, float] = dict.fromkeys([self._supervisord, *services], SERVICE_STOPPED)
+        looked_at: dict[int, float] = dict.fromkeys([self._supervisord, *services], OURS_STOPPED)
         for pid, name in services.items():
             if name == "postgres":
-                looked_at.update(dict.fromkeys(children(pid), SERVICE_STOPPED))
+                looked_at.update(dict.fromkeys(children(pid), OURS_STOPPED))
             self._listen_to(pid, name)
         if self._clock - self._workers_at >= WORKERS_SECONDS:
             self._workers_at = self._clock
             for pid in descendants(services):
-                looked_at.setdefault(pid, WORKER_STOPPED)
-        looked_at.update({pid: WORKER_STOPPED for pid, _ in self._stopped if pid not in looked_at})
+                looked_at.setdefault(pid, TASK_STOPPED)
+        looked_at.update({pid: TASK_STOPPED for pid, _ in self._stopped if pid not in looked_at})
         killable = {pid for pid, name in services.items() if name != "postgres"}
         self._wake(looked_at, killable)
         self._forget_ended(services)
@@ -159,7 +159,7 @@ class Guard:
             again = record.woken_at is not None and self._clock - record.woken_at < AGAIN_SECONDS
             if again and pid in killable:
                 self._signal(pid, signal.SIGKILL, "was stopped again and again: killed")
-            elif self._clock - (record.woken_at or record.since) >= patience:
+            elif self._clock - (record.woken_at or record.since) >= (OURS_STOPPED if is_ours(pid) else patience):
                 record.woken_at = self._clock
                 self._signal(pid, signal.SIGCONT, "was stopped: woken")
         for key, record in list(self._stopped.items()):
@@ -227,6 +227,12 @@ def program(pid: int) -> str:
     if b"sfp_server.cli" in argv[:-1]:
         return argv[argv.index(b"sfp_server.cli") + 1].decode(errors="replace")
     return os.path.basename(argv[0]).decode(errors="replace") or "a process"  # noqa: PTH119 (bytes)
+
+
+def is_ours(pid: int) -> bool:
+    """What runs a task, not the task: a worker's supervisor, the template it was forked from, their sandbox."""
+    argv = read(f"/proc/{pid}/cmdline")
+    return b"sfp_worker" in argv or program(pid) == "bwrap"
 
 
 def children(pid: int) -> list[int]:

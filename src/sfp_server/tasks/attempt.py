@@ -1,6 +1,6 @@
 """One attempt, from claim to finish: describe → ticket → start → report → finish → clean.
 
-Whatever happens ends in exactly one call of the `finish` statement, which names the attempt: an attempt that is
+Whatever happens is handed to the exchange exactly once; its statement names the attempt: an attempt that is
 no longer the current one changes nothing. Reports go to the database as they come; while it is away they
 wait, and so does the worker (back-pressure).
 """
@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from sfp_server.runtimes.base import (
     Workload,
 )
 from sfp_server.tasks.artifacts import ArtifactStore
+from sfp_server.tasks.exchange import Exchange, Outcome
 from sfp_server.tasks.kind import Circumstances, Kind, Kinds
 from sfp_server.tasks.model import RETRYABLE, Claimed, Status, TaskError
 from sfp_server.tasks.reports import SQL, Reports, persistently
@@ -57,21 +58,6 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How an attempt ends, ready for the `finish` statement."""
-
-    status: Status
-    error: TaskError | None = None
-    result: Mapping[str, Any] | None = None
-    exit: Exit = field(default_factory=Exit)
-
-    @property
-    def attempt_status(self) -> str:
-        code = self.error.code if self.error else None
-        return {"worker_lost": "lost", "preempted": "preempted"}.get(code or "", str(self.status))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """What every attempt needs of its dispatcher."""
 
@@ -87,9 +73,10 @@ class Engine:
 class Attempt:
     """Runs one claimed task. `end` may be called at any time; `run` returns when everything is cleaned up."""
 
-    def __init__(self, engine: Engine, task: Claimed) -> None:
+    def __init__(self, engine: Engine, task: Claimed, exchange: Exchange) -> None:
         self.task = task
         self._engine = engine
+        self._exchange = exchange
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._reports = Reports(engine.database, engine.store, task, lambda: self.end(Ending.STALE))
         self._began = time.monotonic()
@@ -224,7 +211,9 @@ class Attempt:
     def _judge(self, kind: Kind[Any], data: Any, exit_: Exit) -> Outcome:
         failure = exit_.failure or self._reports.failure
         if failure is not None:
-            error = TaskError(code=failure.code, message=failure.message, retryable=failure.code in RETRYABLE)
+            # A worker that was there and could not start the program cannot start it the next time either.
+            retryable = failure.code in RETRYABLE and failure.code != "cannot_start"
+            error = TaskError(code=failure.code, message=failure.message, retryable=retryable)
             return Outcome(status=Status.FAILED, error=error, result=self._result(exit_), exit=exit_)
         if kind.succeeded(data, exit_):
             return Outcome(status=Status.COMPLETED, result=self._result(exit_), exit=exit_)
@@ -257,17 +246,7 @@ class Attempt:
         await persistently(once)
 
     async def _finish(self, outcome: Outcome) -> None:
-        ended = await persistently(
-            lambda: finish(
-                self._engine.database,
-                self.task,
-                status=outcome.status,
-                error=outcome.error,
-                result=outcome.result,
-                exit_=outcome.exit,
-                attempt_status=outcome.attempt_status,
-            )
-        )
+        ended = await self._exchange.finish(self.task, outcome)
         self._log.info(
             "attempt finished" if ended else "attempt was stale; its result is refused",
             status=str(outcome.status),
@@ -290,46 +269,3 @@ def _narrowed(limits: Limits, wanted: Mapping[str, int]) -> Limits:
             ceiling = values[name]
             values[name] = wanted[wire] if ceiling is None else min(wanted[wire], ceiling)
     return Limits(**values)
-
-
-async def finish(
-    database: Database,
-    task: Claimed,
-    *,
-    status: Status,
-    error: TaskError | None,
-    result: Mapping[str, Any] | None,
-    exit_: Exit,
-    attempt_status: str,
-) -> bool:
-    """End an attempt in one transaction with its event, or put its task back in line when a retry is left.
-
-    False: the attempt is not the current one, and nothing was changed. Raises Unavailable.
-    """
-    delay = (
-        task.retry.delay_after(task.attempt - task.preemptions)
-        if error and error.retryable and status is Status.FAILED
-        else None
-    )
-    usage = {
-        "cpuSeconds": exit_.usage.cpu_seconds,
-        "peakMemoryBytes": exit_.usage.peak_memory_bytes,
-        "outputBytes": exit_.usage.output_bytes,
-    }
-    wire_error = {"code": error.code, "message": error.message, "retryable": error.retryable} if error else None
-    async with database.separately() as tx:
-        return bool(
-            await tx.value(
-                SQL["finish"],
-                task.id,
-                task.attempt,
-                str(status),
-                wire_error,
-                result,
-                exit_.code,
-                exit_.signal,
-                usage,
-                attempt_status,
-                delay,
-            )
-        )

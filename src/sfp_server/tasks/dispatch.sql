@@ -1,7 +1,8 @@
--- name: claim
--- The next task of the most urgent queue that has one and a free slot. No row: nothing to run now.
-SELECT *
-  FROM claim_any($1, $2, $3, $4)
+-- name: exchange
+-- End attempts ($1, an array of `ending`) and take what waits, $6 tasks at most: first rows with `ended` alone, one for each
+-- attempt that was the current one, then the tasks that are ours now.
+SELECT ended, (task).*
+  FROM finish_and_claim($1, $2, $3, $4, $5, $6)
 
 -- name: unheard
 -- Tasks that are claimed for us, other than those we know of: the answer to their claim never came.
@@ -14,7 +15,8 @@ SELECT tasks.*
    AND attempts.task_id <> ALL ($2::uuid[])
 
 -- name: finish
-SELECT finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+-- Tasks of which the attempt, in an array of `ending`, has ended by this; one that is missing was not at that attempt.
+SELECT finish($1)
 
 -- name: progress
 SELECT progress($1, $2, $3, $4)
@@ -53,15 +55,31 @@ SELECT id, name
 
 -- name: renew
 -- Renew the leases of our running attempts; those that do not come back are no longer ours.
-UPDATE attempts
-   SET lease_expires_at = now() + make_interval(secs => tasks.lease_seconds)
-  FROM tasks
- WHERE attempts.task_id = tasks.id
-   AND attempts.dispatcher_id = $1
-   AND attempts.status = 'active'
-   AND attempts.task_id = ANY ($2::uuid[])
-RETURNING attempts.task_id, attempts.attempt, tasks.cancel_requested_at,
-          attempts.preempt_asked_at
+-- (One that is locked is being ended or asked to make room just now: we need not wait for it, and must not, holding others.)
+WITH ours AS (
+  SELECT attempts.task_id, attempts.attempt, attempts.preempt_asked_at, tasks.cancel_requested_at, tasks.lease_seconds
+    FROM attempts
+    JOIN tasks ON tasks.id = attempts.task_id
+   WHERE attempts.dispatcher_id = $1
+     AND attempts.status = 'active'
+     AND attempts.task_id = ANY ($2::uuid[])
+), free AS (
+  SELECT task_id, attempt
+    FROM attempts
+   WHERE dispatcher_id = $1
+     AND status = 'active'
+     AND task_id = ANY ($2::uuid[])
+     FOR NO KEY UPDATE SKIP LOCKED
+), renewed AS (
+  UPDATE attempts
+     SET lease_expires_at = now() + make_interval(secs => ours.lease_seconds)
+    FROM ours
+    JOIN free USING (task_id, attempt)
+   WHERE attempts.task_id = ours.task_id
+     AND attempts.attempt = ours.attempt
+)
+SELECT task_id, attempt, cancel_requested_at, preempt_asked_at
+  FROM ours
 
 -- name: expired
 -- Attempts whose lease ran out, by the database's clock, with what decides what becomes of their task.

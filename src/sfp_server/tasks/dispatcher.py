@@ -2,7 +2,7 @@
 
 Several may run at once, on one or more machines: the database decides who gets a task (`claim`), whether an
 attempt is still the current one (`finish`), and when a lease has run out (its own clock). A dispatcher is woken by
-NOTIFY and looks by itself every second anyway.
+NOTIFY and looks by itself every second anyway. Ended attempts and waiting tasks change hands in `tasks/exchange.py`.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ import structlog
 
 from sfp_server.db.database import Database, Row
 from sfp_server.errors import SfpError
-from sfp_server.runtimes.base import Exit
-from sfp_server.tasks.attempt import Attempt, Ending, Engine, finish
+from sfp_server.tasks.attempt import Attempt, Ending, Engine
+from sfp_server.tasks.exchange import MOST, Exchange, Outcome, finish_lost
 from sfp_server.tasks.model import Claimed, Queue, Retry, Status, TaskError
 from sfp_server.tasks.reports import SQL, persistently
 from sfp_server.tasks.schedules import fire
@@ -67,6 +68,7 @@ class Dispatcher:
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._exchange = Exchange(engine.database, self.id, wake=self._wake.set)
 
     def stop(self) -> None:
         """Take nothing new. `run` returns when running attempts have ended. Stopping twice is fine."""
@@ -79,6 +81,7 @@ class Dispatcher:
         await self._until_done(self._bury_predecessors)
         loops = [
             asyncio.create_task(self._listen()),
+            asyncio.create_task(self._trade()),
             asyncio.create_task(self._every(self._lease_seconds / _RENEWALS_PER_LEASE, self._renew)),
             asyncio.create_task(self._every(_LOOK_SECONDS, self._keep_house)),
             asyncio.create_task(self._every(_LOOK_SECONDS * 2, self._report_state)),
@@ -86,7 +89,7 @@ class Dispatcher:
         ]
         log.info("dispatcher ready", dispatcher=str(self.id), runtimes=list(self._engine.runtimes))
         try:
-            await self._claim_until_stopped()
+            await self._stopping.wait()
             await self._drain(stop_seconds)
             await self._leave()
         finally:
@@ -96,29 +99,35 @@ class Dispatcher:
 
     # ------------------------------------------------------------------------------------------- claiming
 
-    async def _claim_until_stopped(self) -> None:
-        in_doubt = False  # whether the last claim may have been made without our hearing of it
-        while not self._stopping.is_set():
+    async def _trade(self) -> None:
+        """Hand in what has ended and take what waits, for ever; nothing new once we are stopping."""
+        in_doubt = False  # whether tasks may have been given to us without our hearing of it
+        while True:
             self._wake.clear()
+            pause = _LOOK_SECONDS
             try:
                 if in_doubt:
                     await self._begin_unheard()
                 in_doubt = True
-                await self._claim_all()
+                await self._trade_all()
                 in_doubt = False
             except SfpError as error:
                 log.warning("cannot claim now", why=str(error))
+                pause = _LOOK_SECONDS / 4
             except Exception:
                 log.exception("claiming failed")
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
                     await self._wake.wait()
-            except TimeoutError:
-                continue
 
-    async def _claim_all(self) -> None:
-        while not self._stopping.is_set() and (row := await self._claim()):
-            self._begin(_claimed(row))
+    async def _trade_all(self) -> None:
+        while True:
+            up_to = 0 if self._stopping.is_set() else MOST
+            rows = await self._exchange.step(self._offered(), self._rules, up_to=up_to)
+            for row in rows:
+                self._begin(_claimed(row))
+            if len(rows) < MOST and not self._exchange.is_waited_for:
+                return
 
     async def _begin_unheard(self) -> None:
         """Begin what a claim gave us before its connection broke; otherwise it would wait for its lease to run out."""
@@ -128,17 +137,13 @@ class Dispatcher:
             log.warning("a claim had been made unheard", task=str(row["id"]), attempt=row["attempt"])
             self._begin(_claimed(row))
 
-    async def _claim(self) -> Row | None:
-        async with self._database.separately() as tx:
-            return await tx.one(SQL["claim"], self.id, self._offered(), *self._rules)
-
     def _offered(self) -> list[str]:
         """Runtimes this dispatcher has, the default one first."""
         default = self._engine.default_runtime
         return [default, *(name for name in self._engine.runtimes if name != default)]
 
     def _begin(self, task: Claimed) -> None:
-        attempt = Attempt(self._engine, task)
+        attempt = Attempt(self._engine, task, self._exchange)
         self._running[task.id] = attempt
         running = asyncio.create_task(attempt.run())
         self._attempts.add(running)
@@ -232,17 +237,8 @@ class Dispatcher:
                 await self._lose(row)
 
     async def _lose(self, row: Row) -> None:
-        cancelled = row["cancel_requested_at"] is not None
         task = _claimed(row)
-        ended = await finish(
-            self._database,
-            task,
-            status=Status.CANCELLED if cancelled else Status.FAILED,
-            error=_NO_WORKER,
-            result=None,
-            exit_=Exit(),
-            attempt_status="lost",
-        )
+        ended = await finish_lost(self._database, task, Outcome(status=Status.FAILED, error=_NO_WORKER))
         if ended:
             log.warning("attempt lost", task=str(task.id), attempt=task.attempt, team=str(task.team_id))
 

@@ -37,7 +37,7 @@ Wait = Annotated[float, QueryParameter(ge=0, le=30)]
 _Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _LogLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 _Count = Annotated[int, QueryParameter(ge=1, le=100)]
-_Attempt = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Attempt = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 
 
 @post("/tasks", opt={"scope": "tasks:write"}, status_code=201)
@@ -259,7 +259,7 @@ async def get_logs(
     until: _To = None,
     after: _Seq = 0,
     limit: _LogLimit = 200,
-    attempt: _Attempt | None = None,
+    attempt: _Attempt = None,
 ) -> answers.LogsAnswer:
     """Log lines after number `after`, in order; of all attempts unless one is named."""
     async with db.transaction(actor) as tx:

@@ -19,48 +19,177 @@ CREATE FUNCTION tell_task(task tasks, event_name text) RETURNS void LANGUAGE sql
                       task_facts(task))
 $$;
 
--- A queue's slots (none while it is paused) and its running attempts. Capacity is counted, never kept: nothing can leak.
-CREATE FUNCTION queue_use(of_queue text, OUT slots int, OUT busy int) LANGUAGE sql VOLATILE SET search_path = sfp AS $$
-  SELECT CASE WHEN paused THEN 0 ELSE queues.slots END,
-         (SELECT count(*)::int FROM attempts WHERE queue = of_queue AND status = 'active')
-    FROM queues
-   WHERE name = of_queue
+-- Tell of many tasks of one team at once, as `tell_task` does one by one: on `event_name`, or by what became of each.
+-- (Numbers are given in the order of the ids; the channels are locked in the order of their names.)
+CREATE FUNCTION tell_tasks(of_team uuid, ids uuid[], event_name text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  channels_told int;
+BEGIN
+  PERFORM set_config('sfp.team_id', of_team::text, true);
+  WITH told AS MATERIALIZED (
+    SELECT id, priority, task_facts(tasks) AS facts,
+           coalesce(event_name, CASE status WHEN 'pending' THEN 'task.retrying' ELSE 'task.' || status END) AS event
+      FROM tasks
+     WHERE id = ANY (ids)
+  ), lines AS MATERIALIZED (
+    SELECT channel, event, facts, row_number() OVER (PARTITION BY channel ORDER BY id) AS number,
+           count(*) OVER (PARTITION BY channel) AS many
+      FROM told
+     CROSS JOIN LATERAL unnest(ARRAY['task:' || id, 'tasks', 'queue:' || priority]) AS channel
+  ), numbered AS (
+    INSERT INTO channels AS c (team_id, name, last_seq)
+    SELECT of_team, channel, count(*) FROM lines GROUP BY channel ORDER BY channel
+    ON CONFLICT (team_id, name) DO UPDATE SET last_seq = c.last_seq + excluded.last_seq
+    RETURNING name, last_seq
+  ), added AS (
+    INSERT INTO events (team_id, channel, seq, event, data)
+    SELECT of_team, channel, last_seq - many + number, event, facts FROM numbered JOIN lines ON channel = name
+  )
+  SELECT count(pg_notify('sfp_events', of_team || ' ' || last_seq || ' ' || name)) INTO channels_told FROM numbered;
+END $$;
+
+CREATE FUNCTION tell_each_team(ids uuid[], event_name text DEFAULT NULL) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  of_team  uuid;
+  of_these uuid[];
+BEGIN
+  FOR of_team, of_these IN
+    SELECT team_id, array_agg(id) FROM tasks WHERE id = ANY (ids) GROUP BY team_id ORDER BY team_id
+  LOOP
+    PERFORM tell_tasks(of_team, of_these, event_name);
+  END LOOP;
+END $$;
+
+-- Slots (none while a queue is paused) and running attempts. Capacity is counted, never kept: nothing can leak.
+CREATE TYPE slots_in_use AS (critical_slots int, critical_busy int, normal_slots int, normal_busy int,
+                             batch_slots int, batch_busy int);
+
+-- How the slots are used, as of now; the caller holds the claims' lock.
+CREATE FUNCTION count_slots() RETURNS slots_in_use LANGUAGE sql STABLE AS $$
+  WITH counted AS (
+    SELECT name, CASE WHEN paused THEN 0 ELSE slots END AS slots,
+           (SELECT count(*)::int FROM attempts WHERE queue = name AND status = 'active') AS busy
+      FROM queues
+  )
+  SELECT critical.slots, critical.busy, normal.slots, normal.busy, batch.slots, batch.busy
+    FROM counted AS critical, counted AS normal, counted AS batch
+   WHERE critical.name = 'critical' AND normal.name = 'normal' AND batch.name = 'batch'
 $$;
 
 -- Whether normal or batch work waits since long for a slot that is its queue's own: critical then borrows none, so that
 -- a stream of it starves nobody.
-CREATE FUNCTION is_owed() RETURNS boolean LANGUAGE sql VOLATILE SET search_path = sfp AS $$
-  SELECT EXISTS (
-    SELECT FROM unnest(ARRAY['normal', 'batch']) AS name, queue_use(name) AS queue
-     WHERE queue.busy < queue.slots
-       AND EXISTS (SELECT FROM tasks
-                    WHERE priority = name AND status = 'pending' AND reason = 'queued' AND schedule_type <> 'recurring'
-                      AND due_at < now() - interval '30 seconds'))
-$$;
+CREATE FUNCTION is_owed(used slots_in_use) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN EXISTS (
+    SELECT FROM tasks
+     WHERE (priority = 'normal' AND used.normal_busy < used.normal_slots
+            OR priority = 'batch' AND used.batch_busy < used.batch_slots)
+       AND status = 'pending' AND reason = 'queued' AND schedule_type <> 'recurring'
+       AND due_at < now() - interval '30 seconds');
+END $$;
 
--- How the slots are shared, as of now; the caller holds the queues' rows. `shared` is what normal and batch have
--- together; critical's own slots are never lent, so it always has a free lane or runs something critical.
-CREATE FUNCTION has_room(for_queue text) RETURNS boolean LANGUAGE sql VOLATILE SET search_path = sfp AS $$
-  SELECT CASE for_queue
-           WHEN 'critical' THEN critical.slots > 0
-             AND (critical.busy < critical.slots OR taken < shared AND NOT is_owed())
-           WHEN 'normal' THEN normal.busy < normal.slots AND taken < shared
-           WHEN 'batch' THEN batch.slots > 0 AND taken < shared
-             AND (batch.busy < batch.slots OR NOT EXISTS (  -- beyond its own: only what nobody else waits for
-                   SELECT FROM tasks
-                    WHERE priority IN ('critical', 'normal') AND status = 'pending' AND reason = 'queued'
-                      AND schedule_type <> 'recurring' AND due_at <= now()))
-         END
-    FROM queue_use('critical') AS critical,
-         queue_use('normal') AS normal,
-         queue_use('batch') AS batch,
-         LATERAL (SELECT normal.slots + batch.slots AS shared,
-                         normal.busy + batch.busy + greatest(0, critical.busy - critical.slots) AS taken) AS sums
-$$;
+-- How the slots are shared. `shared` is what normal and batch have together; critical's own slots are never lent, so
+-- it always has a free lane or runs something critical.
+CREATE FUNCTION has_room(for_queue text, used slots_in_use) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  shared int := used.normal_slots + used.batch_slots;
+  taken  int := used.normal_busy + used.batch_busy + greatest(0, used.critical_busy - used.critical_slots);
+BEGIN
+  CASE for_queue
+    WHEN 'critical' THEN
+      RETURN used.critical_slots > 0
+        AND (used.critical_busy < used.critical_slots OR taken < shared AND NOT is_owed(used));
+    WHEN 'normal' THEN
+      RETURN used.normal_busy < used.normal_slots AND taken < shared;
+    WHEN 'batch' THEN
+      RETURN used.batch_slots > 0 AND taken < shared
+        AND (used.batch_busy < used.batch_slots OR NOT EXISTS (  -- beyond its own: only what nobody else waits for
+              SELECT FROM tasks
+               WHERE priority IN ('critical', 'normal') AND status = 'pending' AND reason = 'queued'
+                 AND schedule_type <> 'recurring' AND due_at <= now()));
+  END CASE;
+END $$;
 
--- The task whose turn it is: of the team that was served longest ago, its first that can run here. NULL: none.
-CREATE FUNCTION next_task(from_queue text, on_runtimes text[], team_limit int) RETURNS uuid
-LANGUAGE sql VOLATILE SET search_path = sfp AS $$
+-- For how many more tasks, up to `at_most`.
+CREATE FUNCTION room_for(for_queue text, used slots_in_use, at_most int) RETURNS int LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  room int := 0;
+BEGIN
+  WHILE room < at_most AND has_room(for_queue, used) LOOP
+    room := room + 1;
+    used := with_busy(used, for_queue, 1);
+  END LOOP;
+  RETURN room;
+END $$;
+
+CREATE FUNCTION with_busy(used slots_in_use, in_queue text, more int) RETURNS slots_in_use LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  CASE in_queue
+    WHEN 'critical' THEN used.critical_busy := used.critical_busy + more;
+    WHEN 'normal' THEN used.normal_busy := used.normal_busy + more;
+    WHEN 'batch' THEN used.batch_busy := used.batch_busy + more;
+  END CASE;
+  RETURN used;
+END $$;
+
+-- May a full queue ask for room? It must be open, batch must run something; critical must not want what somebody else
+-- is owed, and normal must lack what is its own.
+CREATE FUNCTION may_ask_for_room(for_queue text, used slots_in_use) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  CASE for_queue
+    WHEN 'critical' THEN RETURN used.critical_slots > 0 AND used.batch_busy > 0 AND NOT is_owed(used);
+    WHEN 'normal' THEN RETURN used.normal_busy < used.normal_slots AND used.batch_busy > used.batch_slots;
+    ELSE RETURN false;
+  END CASE;
+END $$;
+
+-- Ask the newest batch attempt that runs on lent capacity to make room. The asked one is put back in line by its
+-- dispatcher; a task is asked at most `at_most` times in its life, so that long work ends too. An attempt that is
+-- locked is ending: it makes room by itself, and we must not wait for it (it may wait for channels that we hold).
+CREATE FUNCTION ask_for_room(at_most int) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  asked uuid;
+BEGIN
+  IF EXISTS (SELECT FROM attempts WHERE queue = 'batch' AND status = 'active' AND preempt_asked_at IS NOT NULL) THEN
+    RETURN;  -- room is being made already
+  END IF;
+  UPDATE attempts SET preempt_asked_at = now()
+   WHERE (task_id, attempt) = (
+         SELECT attempts.task_id, attempts.attempt
+           FROM attempts
+           JOIN tasks ON tasks.id = attempts.task_id
+          WHERE queue = 'batch' AND attempts.status = 'active' AND tasks.preemptions < at_most
+          ORDER BY attempts.started_at DESC
+          LIMIT 1
+            FOR NO KEY UPDATE OF attempts SKIP LOCKED)
+  RETURNING task_id INTO asked;
+  IF asked IS NOT NULL THEN
+    PERFORM pg_notify('sfp_tasks', 'preempt ' || asked);
+  END IF;
+END $$;
+
+-- Is there a task in this full queue that would run here if it had room?
+CREATE FUNCTION is_one_able(in_queue text, on_runtimes text[], team_limit int) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN EXISTS (
+    SELECT FROM tasks
+     WHERE priority = in_queue AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now()
+       AND (runtime IS NULL OR runtime = ANY (on_runtimes))
+       AND (concurrency_key IS NULL OR NOT EXISTS (
+             SELECT FROM held_keys WHERE held_keys.team_id = tasks.team_id AND key = concurrency_key))
+       AND (team_limit = 0
+            OR (SELECT count(*) FROM attempts WHERE status = 'active' AND attempts.team_id = tasks.team_id) < team_limit));
+END $$;
+
+-- Take up to `room` waiting tasks of a queue, whose turn it is. Teams take turns: first the oldest due task of each, the
+-- team that was served longest ago in front, then the second ones. A task that is being cancelled is passed over.
+CREATE FUNCTION take_from(from_queue text, room int, by_dispatcher uuid, on_runtimes text[], team_limit int)
+RETURNS uuid[] LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  began timestamptz := clock_timestamp();
+  ids   uuid[];
+BEGIN
   WITH RECURSIVE waiting (team_id) AS (  -- each team once, without reading all its tasks
     (SELECT team_id FROM tasks
       WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
@@ -72,174 +201,240 @@ LANGUAGE sql VOLATILE SET search_path = sfp AS $$
              ORDER BY tasks.team_id LIMIT 1)
       FROM waiting
      WHERE waiting.team_id IS NOT NULL
+  ), line AS (
+    SELECT head.id, waiting.team_id, turns.served_at, head.due_at,
+           row_number() OVER (PARTITION BY waiting.team_id ORDER BY head.due_at, head.id) AS round
+      FROM waiting
+      LEFT JOIN turns ON turns.queue = from_queue AND turns.team_id = waiting.team_id
+     CROSS JOIN LATERAL (
+           SELECT id, due_at, concurrency_key,
+                  row_number() OVER (PARTITION BY concurrency_key ORDER BY due_at, id) AS of_key
+             FROM (SELECT id, due_at, concurrency_key
+                     FROM tasks
+                    WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
+                      AND team_id = waiting.team_id AND due_at <= now()
+                      AND (runtime IS NULL OR runtime = ANY (on_runtimes))
+                      AND (concurrency_key IS NULL OR NOT EXISTS (
+                            SELECT FROM held_keys WHERE held_keys.team_id = tasks.team_id AND key = concurrency_key))
+                    ORDER BY due_at, id
+                    LIMIT room) AS first_ones) AS head
+     WHERE head.concurrency_key IS NULL OR head.of_key = 1
+  ), picked AS (
+    SELECT id, row_number() OVER (ORDER BY round, served_at NULLS FIRST, due_at, id) AS place
+      FROM line
+     WHERE team_limit = 0
+        OR round + (SELECT count(*) FROM attempts WHERE status = 'active' AND attempts.team_id = line.team_id) <= team_limit
+     ORDER BY place
+     LIMIT room
+  ), free AS (
+    SELECT tasks.id, picked.place
+      FROM picked
+      JOIN tasks ON tasks.id = picked.id
+     WHERE tasks.status = 'pending'
+       FOR NO KEY UPDATE OF tasks SKIP LOCKED
+  ), taken AS (
+    UPDATE tasks
+       SET status = 'active', reason = NULL, reason_detail = NULL, attempt = attempt + 1, progress = 0, step = '',
+           started_at = coalesce(started_at, began)
+      FROM free
+     WHERE tasks.id = free.id
+    RETURNING tasks.id, tasks.team_id, tasks.attempt, tasks.runtime, tasks.lease_seconds, tasks.concurrency_key, free.place
+  ), held AS (
+    INSERT INTO held_keys (team_id, key, task_id)
+    SELECT team_id, concurrency_key, id FROM taken WHERE concurrency_key IS NOT NULL
+  ), served AS (
+    INSERT INTO turns (queue, team_id, served_at)
+    SELECT from_queue, team_id, began + max(place) * interval '1 microsecond' FROM taken GROUP BY team_id
+    ON CONFLICT (queue, team_id) DO UPDATE SET served_at = excluded.served_at
+  ), begun AS (
+    INSERT INTO attempts (task_id, attempt, team_id, queue, dispatcher_id, runtime, started_at, lease_expires_at, first_seq)
+    SELECT id, attempt, team_id, from_queue, by_dispatcher, coalesce(runtime, on_runtimes[1]),
+           began + place * interval '1 microsecond',  -- in the order of the line, which making room goes by
+           now() + make_interval(secs => lease_seconds),
+           (SELECT last_seq FROM channels WHERE channels.team_id = taken.team_id AND name = 'task:' || id)
+      FROM taken
   )
-  SELECT head.id
-    FROM waiting
-    LEFT JOIN turns ON turns.queue = from_queue AND turns.team_id = waiting.team_id
-   CROSS JOIN LATERAL (
-         SELECT id, due_at
-           FROM tasks
-          WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
-            AND team_id = waiting.team_id AND due_at <= now()
-            AND (runtime IS NULL OR runtime = ANY (on_runtimes))
-            AND (concurrency_key IS NULL OR NOT EXISTS (
-                  SELECT FROM held_keys WHERE held_keys.team_id = tasks.team_id AND key = concurrency_key))
-          ORDER BY due_at, id
-          LIMIT 1) AS head
-   WHERE team_limit = 0
-      OR (SELECT count(*) FROM attempts WHERE status = 'active' AND attempts.team_id = waiting.team_id) < team_limit
-   ORDER BY turns.served_at NULLS FIRST, head.due_at
-   LIMIT 1
+  SELECT coalesce(array_agg(id ORDER BY place), '{}') INTO ids FROM taken;
+  RETURN ids;
+END $$;
+
+-- The queues that have something due, the most urgent first. Asked before the claims' lock.
+CREATE FUNCTION queues_with_work() RETURNS text[] LANGUAGE sql STABLE AS $$
+  SELECT array_agg(queue)
+    FROM unnest(ARRAY['critical', 'normal', 'batch']) AS queue
+   WHERE EXISTS (SELECT FROM tasks
+                  WHERE priority = queue AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now())
 $$;
 
--- Ask the newest batch attempt that runs on lent capacity to make room. The asked one is put back in line by its
--- dispatcher; a task is asked at most `at_most` times in its life, so that long work ends too.
-CREATE FUNCTION ask_for_room(for_queue text, at_most int) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = sfp AS $$
+-- Give waiting tasks to a dispatcher, the most urgent queue first, as long as there is room, `up_to` of them. The caller
+-- holds the claims' lock.
+CREATE FUNCTION take_tasks(by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int, up_to int,
+                           from_queues text[])
+RETURNS SETOF tasks LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-  asked uuid;
-BEGIN
-  IF for_queue = 'batch' OR EXISTS (
-       SELECT FROM attempts WHERE queue = 'batch' AND status = 'active' AND preempt_asked_at IS NOT NULL) THEN
-    RETURN;  -- room is being made already
-  END IF;
-  IF for_queue = 'critical' AND is_owed() THEN
-    RETURN;  -- what becomes free is somebody else's
-  END IF;
-  IF for_queue = 'normal' AND NOT EXISTS (
-       SELECT FROM queue_use('normal') AS normal, queue_use('batch') AS batch
-        WHERE normal.busy < normal.slots AND batch.busy > batch.slots) THEN
-    RETURN;  -- normal has what is its own
-  END IF;
-  UPDATE attempts SET preempt_asked_at = now()
-   WHERE (task_id, attempt) = (
-         SELECT attempts.task_id, attempts.attempt
-           FROM attempts
-           JOIN tasks ON tasks.id = attempts.task_id
-          WHERE queue = 'batch' AND attempts.status = 'active' AND tasks.preemptions < at_most
-          ORDER BY attempts.started_at DESC
-          LIMIT 1)
-  RETURNING task_id INTO asked;
-  IF asked IS NOT NULL THEN
-    PERFORM pg_notify('sfp_tasks', 'preempt ' || asked);
-  END IF;
-END $$;
-
--- Give the next waiting task of a queue to a dispatcher, if there is room. No row: nothing to run now.
--- The queues' rows are locked first, in the order of their names, so that claims see each other's. (NO KEY: a submission
--- holds a key share of its queue's row through its foreign key, and must not wait for us, nor we for it.)
-CREATE FUNCTION claim(from_queue text, by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int)
-RETURNS SETOF tasks LANGUAGE plpgsql VOLATILE SET search_path = sfp AS $$
-DECLARE
-  candidate uuid;
-  claimed   tasks;
-BEGIN
-  -- Before the lock: it would cost each of an idle dispatcher's looks a write to the disk.
-  PERFORM FROM tasks
-    WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now() LIMIT 1;
-  IF NOT FOUND THEN
-    RETURN;
-  END IF;
-  PERFORM FROM queues ORDER BY name FOR NO KEY UPDATE;
-  candidate := next_task(from_queue, on_runtimes, team_limit);
-  IF candidate IS NULL OR EXISTS (SELECT FROM queues WHERE name = from_queue AND (paused OR slots = 0)) THEN
-    RETURN;
-  END IF;
-  IF NOT has_room(from_queue) THEN
-    PERFORM ask_for_room(from_queue, preemptions_at_most);
-    RETURN;
-  END IF;
-  SELECT * INTO claimed FROM tasks WHERE id = candidate AND status = 'pending' FOR UPDATE SKIP LOCKED;
-  IF NOT FOUND THEN
-    RETURN;  -- it is being cancelled: look again
-  END IF;
-  PERFORM set_config('sfp.team_id', claimed.team_id::text, true);
-  IF claimed.concurrency_key IS NOT NULL THEN
-    INSERT INTO held_keys (team_id, key, task_id) VALUES (claimed.team_id, claimed.concurrency_key, claimed.id);
-  END IF;
-  INSERT INTO turns (queue, team_id, served_at) VALUES (from_queue, claimed.team_id, clock_timestamp())
-  ON CONFLICT (queue, team_id) DO UPDATE SET served_at = excluded.served_at;
-  UPDATE tasks
-     SET status = 'active', reason = NULL, reason_detail = NULL, attempt = attempt + 1, progress = 0, step = '',
-         started_at = coalesce(started_at, clock_timestamp())
-   WHERE id = claimed.id
-  RETURNING * INTO claimed;
-  INSERT INTO attempts (task_id, attempt, team_id, queue, dispatcher_id, runtime, lease_expires_at, first_seq)
-  VALUES (claimed.id, claimed.attempt, claimed.team_id, from_queue, by_dispatcher, coalesce(claimed.runtime, on_runtimes[1]),
-          now() + make_interval(secs => claimed.lease_seconds),
-          (SELECT last_seq FROM channels WHERE team_id = claimed.team_id AND name = 'task:' || claimed.id));
-  PERFORM tell_task(claimed, 'task.started');
-  RETURN NEXT claimed;
-END $$;
-
--- The next task of the most urgent queue that has one and room for it. No row: nothing to run now.
--- (Generic plans here and in `finish`: PostgreSQL would plan anew for each task, which takes longer than to run it.)
-CREATE FUNCTION claim_any(by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int)
-RETURNS SETOF tasks LANGUAGE plpgsql VOLATILE SET search_path = sfp
-SET plan_cache_mode = force_generic_plan AS $$
-DECLARE
+  used       slots_in_use := count_slots();
   from_queue text;
+  room       int;
+  ids        uuid[];
+  taken      uuid[] := '{}';
 BEGIN
-  FOREACH from_queue IN ARRAY ARRAY['critical', 'normal', 'batch'] LOOP
-    RETURN QUERY SELECT * FROM claim(from_queue, by_dispatcher, on_runtimes, team_limit, preemptions_at_most);
-    IF FOUND THEN
-      RETURN;
+  FOREACH from_queue IN ARRAY from_queues LOOP
+    room := room_for(from_queue, used, up_to - cardinality(taken));
+    IF room > 0 THEN
+      ids := take_from(from_queue, room, by_dispatcher, on_runtimes, team_limit);
+      taken := taken || ids;
+      used := with_busy(used, from_queue, cardinality(ids));
+    ELSIF may_ask_for_room(from_queue, used) AND is_one_able(from_queue, on_runtimes, team_limit) THEN
+      PERFORM ask_for_room(preemptions_at_most);
     END IF;
+  END LOOP;
+  IF taken <> '{}' THEN
+    PERFORM tell_each_team(taken, 'task.started');
+    RETURN QUERY SELECT tasks.* FROM unnest(taken) WITH ORDINALITY AS mine (id, place) JOIN tasks USING (id) ORDER BY place;
+  END IF;
+END $$;
+
+-- One claim at a time, so that each counts what the others took. (An advisory lock: the queues' rows, locked, would cost
+-- each look in vain a write to the disk.) Whoever claims takes this lock before it locks channels. Answers the queues that
+-- have work; NULL: none has, and nothing was locked.
+CREATE FUNCTION lock_claims() RETURNS text[] LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  queues text[] := queues_with_work();
+BEGIN
+  IF queues IS NOT NULL THEN
+    PERFORM pg_advisory_xact_lock(hashtext('sfp.claim'));
+  END IF;
+  RETURN queues;
+END $$;
+
+-- Take what waits, as `take_tasks` says. No row: nothing to run now.
+-- (Generic plans, here and below: PostgreSQL would plan anew for each task, which takes longer than to run it. And by
+-- index: a plan made while a table was empty would read all of it for as long as the connection lives.)
+CREATE FUNCTION claim(by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int, up_to int)
+RETURNS SETOF tasks LANGUAGE plpgsql VOLATILE
+SET search_path = sfp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  from_queues text[] := lock_claims();
+BEGIN
+  IF from_queues IS NOT NULL THEN
+    RETURN QUERY SELECT * FROM take_tasks(by_dispatcher, on_runtimes, team_limit, preemptions_at_most, up_to, from_queues);
+  END IF;
+END $$;
+
+-- How an attempt ended. `retry_after` (seconds) puts the task back in line instead of ending it; so does
+-- `attempt_status` preempted, which does not count as a try.
+CREATE TYPE ending AS (task_id uuid, attempt int, status text, error jsonb, result jsonb, exit_code int, signal int,
+                       usage jsonb, attempt_status text, retry_after double precision);
+
+-- What becomes of a task: a final state, or `room` (it makes room for others), or `again` (it is tried again). One whose
+-- cancelling was asked for before ends as cancelled, whatever its worker says.
+CREATE FUNCTION what_becomes(cancel_requested_at timestamptz, status text, attempt_status text, retry_after double precision)
+RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+              WHEN attempt_status = 'preempted' THEN 'room'
+              WHEN retry_after IS NOT NULL THEN 'again'
+              ELSE status END
+$$;
+
+-- What the ended attempts of these tasks had drawn, or could still have drawn, is over.
+CREATE FUNCTION end_leases(of_tasks uuid[]) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  of_task uuid;
+  of_team uuid;
+BEGIN
+  FOR of_task, of_team IN SELECT id, team_id FROM tasks WHERE id = ANY (of_tasks) ORDER BY id LOOP
+    PERFORM set_config('sfp.team_id', of_team::text, true);
+    UPDATE leases SET ended_at = now() WHERE task_id = of_task AND ended_at IS NULL;
+    DELETE FROM worker_tickets WHERE task_id = of_task;
   END LOOP;
 END $$;
 
--- End an attempt: result, state, credentials and event in one step. False: the attempt is not the current one.
--- `retry_after` (seconds) puts the task back in line instead of ending it; so does `attempt_status` preempted, which
--- does not count as a try. A task whose cancelling was asked for before ends as cancelled, whatever its worker says.
-CREATE FUNCTION finish(of_task uuid, of_attempt int, as_status text, with_error jsonb, with_result jsonb,
-                       with_exit int, with_signal int, with_usage jsonb, attempt_status text, retry_after double precision)
-RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = sfp SET plan_cache_mode = force_generic_plan AS $$
+-- End attempts, given as an array of `ending` in JSON: results, states, credentials and events in one step. Answers the
+-- tasks whose attempt has ended with this call; one that is missing was not at that attempt any more.
+CREATE FUNCTION end_attempts(endings jsonb) RETURNS SETOF uuid LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-  ended tasks;
+  ids         uuid[];
+  with_leases uuid[];
+  queues_left text[];
+  of_queue    text;
 BEGIN
-  IF attempt_status = 'preempted' THEN
+  WITH how AS (
+    SELECT * FROM jsonb_populate_recordset(NULL::ending, endings)
+  ), ended AS (
     UPDATE tasks
-       SET status = 'pending', reason = 'queued', reason_detail = 'made room for more urgent work; it runs again',
-           preemptions = preemptions + 1, progress = 0, step = ''
-     WHERE id = of_task AND attempt = of_attempt AND status = 'active' AND cancel_requested_at IS NULL
-    RETURNING * INTO ended;
-  ELSIF retry_after IS NOT NULL THEN
-    UPDATE tasks
-       SET status = 'pending', reason = 'retry', error = with_error, result = NULL,
-           reason_detail = 'attempt ' || of_attempt - preemptions || ' of ' || max_attempts || ' ended: '
-                           || (with_error ->> 'message'),
-           due_at = now() + make_interval(secs => retry_after)
-     WHERE id = of_task AND attempt = of_attempt AND status = 'active' AND cancel_requested_at IS NULL
-    RETURNING * INTO ended;
+       SET (status, reason, reason_detail, error, result, progress, step, preemptions, due_at, finished_at) = (
+             SELECT CASE WHEN becomes IN ('room', 'again') THEN 'pending' ELSE becomes END,
+                    CASE becomes WHEN 'room' THEN 'queued' WHEN 'again' THEN 'retry' END,
+                    CASE becomes WHEN 'room' THEN 'made room for more urgent work; it runs again'
+                                 WHEN 'again' THEN 'attempt ' || how.attempt - tasks.preemptions || ' of ' || tasks.max_attempts
+                                                   || ' ended: ' || (how.error ->> 'message') END,
+                    CASE WHEN becomes = 'room' THEN tasks.error
+                         WHEN becomes = 'cancelled'
+                         THEN '{"code": "cancelled", "message": "cancelled while it was running", "retryable": false}'
+                         ELSE how.error END,
+                    CASE becomes WHEN 'room' THEN tasks.result WHEN 'again' THEN NULL ELSE how.result END,
+                    CASE WHEN becomes = 'room' THEN 0 WHEN becomes <> 'again' AND how.status = 'completed' THEN 100
+                         ELSE tasks.progress END,
+                    CASE becomes WHEN 'room' THEN '' ELSE tasks.step END,
+                    tasks.preemptions + (becomes = 'room')::int,
+                    CASE becomes WHEN 'again' THEN now() + make_interval(secs => how.retry_after) ELSE tasks.due_at END,
+                    CASE WHEN becomes NOT IN ('room', 'again') THEN clock_timestamp() END
+               FROM what_becomes(tasks.cancel_requested_at, how.status, how.attempt_status, how.retry_after) AS becomes)
+      FROM how
+     WHERE tasks.id = how.task_id AND tasks.attempt = how.attempt AND tasks.status = 'active'
+    RETURNING tasks.id, tasks.team_id, tasks.priority, tasks.concurrency_key, tasks.credentials, how.attempt AS of_attempt,
+              CASE WHEN tasks.status = 'cancelled' AND how.attempt_status <> 'lost' THEN 'cancelled'
+                   ELSE how.attempt_status END AS attempt_status, how.exit_code, how.signal, how.error AS how_error, how.usage
+  ), closed AS (
+    UPDATE attempts
+       SET status = attempt_status, ended_at = clock_timestamp(), exit_code = ended.exit_code, signal = ended.signal,
+           error = how_error, usage = ended.usage,
+           last_seq = (SELECT last_seq FROM channels WHERE channels.team_id = ended.team_id AND name = 'task:' || id)
+      FROM ended
+     WHERE task_id = id AND attempt = of_attempt
+  ), freed AS (
+    DELETE FROM held_keys USING ended
+     WHERE held_keys.team_id = ended.team_id AND key = concurrency_key AND task_id = id
+  )
+  SELECT array_agg(id), array_agg(id) FILTER (WHERE credentials <> '[]'), array_agg(DISTINCT priority)
+    INTO ids, with_leases, queues_left
+    FROM ended;
+  IF ids IS NULL THEN
+    RETURN;
   END IF;
-  IF ended.id IS NULL THEN
-    UPDATE tasks
-       SET status = CASE WHEN cancel_requested_at IS NULL THEN as_status ELSE 'cancelled' END,
-           error = CASE WHEN cancel_requested_at IS NULL THEN with_error
-                        ELSE '{"code": "cancelled", "message": "cancelled while it was running", "retryable": false}' END,
-           result = with_result, finished_at = clock_timestamp(),
-           progress = CASE WHEN as_status = 'completed' THEN 100 ELSE progress END
-     WHERE id = of_task AND attempt = of_attempt AND status = 'active'
-       AND (cancel_requested_at IS NOT NULL OR (retry_after IS NULL AND attempt_status <> 'preempted'))
-    RETURNING * INTO ended;
+  IF with_leases IS NOT NULL THEN
+    PERFORM end_leases(with_leases);
   END IF;
-  IF ended.id IS NULL THEN
-    RETURN false;
+  FOREACH of_queue IN ARRAY queues_left LOOP
+    PERFORM pg_notify('sfp_tasks', of_queue);
+  END LOOP;
+  PERFORM tell_each_team(ids);
+  RETURN QUERY SELECT unnest(ids);
+END $$;
+
+CREATE FUNCTION finish(endings jsonb) RETURNS SETOF uuid LANGUAGE plpgsql VOLATILE
+SET search_path = sfp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+  RETURN QUERY SELECT * FROM end_attempts(endings);
+END $$;
+
+-- `finish` and `claim` in one round trip and one write to the disk: the room that the ended leave is used at once. First
+-- the tasks that have ended (`ended`, nothing else is told of them), then those that are the dispatcher's now.
+CREATE FUNCTION finish_and_claim(endings jsonb, by_dispatcher uuid, on_runtimes text[], team_limit int,
+                                 preemptions_at_most int, up_to int)
+RETURNS TABLE (ended uuid, task tasks) LANGUAGE plpgsql VOLATILE
+SET search_path = sfp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  from_queues text[] := CASE WHEN up_to > 0 THEN lock_claims() END;
+BEGIN
+  RETURN QUERY SELECT finished, NULL::tasks FROM end_attempts(endings) AS finished;
+  IF from_queues IS NOT NULL THEN
+    RETURN QUERY SELECT NULL::uuid, taken FROM take_tasks(by_dispatcher, on_runtimes, team_limit, preemptions_at_most,
+                                                          up_to, from_queues) AS taken;
   END IF;
-  PERFORM set_config('sfp.team_id', ended.team_id::text, true);
-  UPDATE attempts
-     SET status = CASE WHEN ended.status = 'cancelled' AND attempt_status <> 'lost' THEN 'cancelled'
-                       ELSE attempt_status END,
-         ended_at = clock_timestamp(), exit_code = with_exit, signal = with_signal, error = with_error,
-         usage = with_usage,
-         last_seq = (SELECT last_seq FROM channels WHERE team_id = ended.team_id AND name = 'task:' || of_task)
-   WHERE task_id = of_task AND attempt = of_attempt;
-  DELETE FROM held_keys WHERE team_id = ended.team_id AND key = ended.concurrency_key AND task_id = of_task;
-  UPDATE leases SET ended_at = now() WHERE task_id = of_task AND attempt = of_attempt AND ended_at IS NULL;
-  DELETE FROM worker_tickets WHERE task_id = of_task AND attempt = of_attempt;
-  PERFORM pg_notify('sfp_tasks', ended.priority);
-  PERFORM tell_task(ended, CASE WHEN ended.status = 'pending' THEN 'task.retrying' ELSE 'task.' || ended.status END);
-  RETURN true;
 END $$;
 
 -- Progress of the current attempt. False: the attempt is not the current one.
