@@ -15,6 +15,8 @@ log = structlog.get_logger()
 
 #: seconds that a clock may be set back unnoticed: it is always corrected a little
 _TOLERANCE = 2.0
+#: looks for which it goes on: transactions that had begun before still know the old time
+_LOOKS = 5
 _STATEMENTS = ("due_again", "retry_again", "lease_again", "turn_again", "seen_again")
 
 
@@ -25,6 +27,7 @@ class DatabaseClock:
         self._database = database
         #: seconds that it is ahead of our own
         self._ahead = float("inf")
+        self._looks_left = 0
 
     async def look(self) -> None:
         """Put right what a clock that was set back has left in the future. Raises Unavailable."""
@@ -33,7 +36,10 @@ class DatabaseClock:
         if ahead < self._ahead - _TOLERANCE:
             if self._ahead != float("inf"):  # it is when we come: nobody may have looked for a while
                 log.warning("the database's clock was set back", seconds=round(self._ahead - ahead))
+            self._looks_left = _LOOKS
+        self._ahead = ahead
+        if self._looks_left:
             async with self._database.serving() as tx:
                 for name in _STATEMENTS:
                     await tx.execute(SQL[name])
-        self._ahead = ahead
+            self._looks_left -= 1

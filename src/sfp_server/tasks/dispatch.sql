@@ -273,12 +273,23 @@ UPDATE tasks
    AND due_at > now()
 
 -- name: retry_again
--- The clock was set back: no retry waits longer than its longest delay.
+-- The clock was set back: no retry waits longer than it had to.
+WITH longest AS (
+  SELECT id, make_interval(secs => least(
+           (retry_config ->> 'maxDelaySeconds')::float8,
+           (retry_config ->> 'delaySeconds')::float8
+             * CASE retry_config ->> 'backoff' WHEN 'exponential' THEN 2.0 ^ least(attempt, 40) ELSE 1 END)) AS delay
+    FROM tasks
+   WHERE status = 'pending'
+     AND reason = 'retry'
+)
 UPDATE tasks
-   SET due_at = now() + make_interval(secs => (retry_config ->> 'maxDelaySeconds')::float8)
- WHERE status = 'pending'
-   AND reason = 'retry'
-   AND due_at > now() + make_interval(secs => (retry_config ->> 'maxDelaySeconds')::float8)
+   SET due_at = now() + longest.delay
+  FROM longest
+ WHERE tasks.id = longest.id
+   AND tasks.status = 'pending'
+   AND tasks.reason = 'retry'
+   AND tasks.due_at > now() + longest.delay
 
 -- name: lease_again
 -- The clock was set back: no lease is longer than one.
