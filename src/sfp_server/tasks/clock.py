@@ -9,7 +9,7 @@ import time
 import structlog
 
 from sfp_server.db.database import Database
-from sfp_server.tasks.reports import SQL
+from sfp_server.tasks.steps import SQL
 
 log = structlog.get_logger()
 
