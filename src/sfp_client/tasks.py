@@ -36,6 +36,7 @@ class Tasks:
         limits: Mapping[str, int] | None = None,
         retry: Mapping[str, Any] | None = None,
         concurrency_key: str | None = None,
+        queue_timeout_seconds: float | None = None,
         scheduled_for: str | None = None,
         recurrence: Mapping[str, Any] | None = None,
         key: str | None = None,
@@ -48,6 +49,7 @@ class Tasks:
             credentials: as in `{"type": "secret", "name": "NPM_TOKEN", "env": "NPM_TOKEN"}`.
             network: `none` or `egress`.
             retry: `retryConfig` of the API.
+            queue_timeout_seconds: seconds in line after which it fails instead of starting.
             scheduled_for: ISO 8601 time with a zone; the task runs once, then.
             recurrence: `recurrenceConfig` of the API; the task becomes a series.
             key: the Idempotency-Key; one is made when it is not given.
@@ -66,6 +68,7 @@ class Tasks:
                     "limits": dict(limits) if limits else None,
                     "retryConfig": dict(retry) if retry else None,
                     "concurrencyKey": concurrency_key,
+                    "queueTimeoutSeconds": queue_timeout_seconds,
                     "scheduleType": "recurring" if recurrence else "scheduled" if scheduled_for else None,
                     "scheduledFor": scheduled_for,
                     "recurrenceConfig": dict(recurrence) if recurrence else None,
@@ -131,6 +134,12 @@ class Tasks:
         """One page of the runs of a series, newest first."""
         params = {"limit": limit, "cursor": cursor}
         return self._transport.json("GET", _path(operation_id) + "/recurring-instances", params=params)
+
+    def preview(self, recurrence: Mapping[str, Any], *, count: int | None = None) -> builtins.list[str]:
+        """The next runs (10, or `count`) that a `recurrenceConfig` would have; nothing is submitted."""
+        params = {"count": count}
+        answer = self._transport.json("POST", "/tasks/preview-recurrence", body=dict(recurrence), params=params)
+        return answer["nextRuns"]
 
     def types(self) -> builtins.list[dict[str, Any]]:
         """The task types, each with the JSON Schema of its `data`."""

@@ -1,4 +1,4 @@
-"""The outside world of the acceptance tests: one server on loopback, with a page and a git repository."""
+"""The outside world of the acceptance tests: one server on loopback, with a page, a git repository, and silence."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ _IDENTITY = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
 
 
 class Outside(ThreadingHTTPServer):
-    """Serves PAGE everywhere, and below `/git/` the repositories in a directory, through git's own backend."""
+    """Serves PAGE everywhere, below `/git/` the repositories in a directory through git's own backend; `/silence/` never answers."""
 
     daemon_threads = True
 
@@ -19,12 +19,23 @@ class Outside(ThreadingHTTPServer):
         self.repositories = repositories
         #: the paths of all requests, in order: who came, and how often
         self.visits: list[str] = []
+        self.asked_for_silence = threading.Event()
+        self._closing = threading.Event()
         super().__init__(("127.0.0.1", 0), _Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def server_close(self) -> None:
+        self._closing.set()
+        super().server_close()
+
+    def stay_silent(self) -> None:
+        """Until the end of the tests: whoever asked waits, or gives up."""
+        self.asked_for_silence.set()
+        self._closing.wait()
 
     @property
     def git_url(self) -> str:
@@ -37,7 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.visits.append(self.path)
-        if self.path.startswith("/git/"):
+        if self.path.startswith("/silence/"):
+            self.server.stay_silent()
+        elif self.path.startswith("/git/"):
             self._git()
         else:
             self._answer(200, [("Content-Type", "text/plain")], PAGE)

@@ -211,7 +211,7 @@ def test_a_frozen_dispatcher_that_wakes_up_kills_its_worker_and_writes_nothing(
     task = work.submit(["python3", "-c", script, marker], retry=RETRY)
     eventually(lambda: running(marker), 20)
     (victim, _), *_ = attempts(home, task)
-    machines[victim].freeze()
+    machines[victim].freeze(with_leash=True)
     try:
         ran = work.wait(task, timeout=30)
         assert ran.status == "completed"
@@ -224,6 +224,20 @@ def test_a_frozen_dispatcher_that_wakes_up_kills_its_worker_and_writes_nothing(
     assert (len(after), after[-1]) == (lines, "from 2")
     assert [status for _, status in attempts(home, task)] == ["lost", "completed"]
     assert work.sh("true").status == "completed"
+
+
+def test_a_frozen_dispatcher_is_killed_before_others_take_its_tasks(
+    home: Instance, work: Jobs, both: tuple[Machine, Machine]
+) -> None:
+    machines = {machine.name: machine for machine in both}
+    task, marker = once_then_quick(work)
+    eventually(lambda: running(marker), 20)
+    (victim, _), *_ = attempts(home, task)
+    machines[victim].freeze()
+    assert machines[victim].ended(LEASE) == -signal.SIGKILL
+    eventually(lambda: not running(marker), 1)
+    assert attempts(home, task) == [(victim, "active")]
+    assert work.wait(task, timeout=15 + LEASE).status == "completed"
 
 
 def test_a_machine_that_is_cut_off_ends_its_workers_before_others_take_their_tasks(

@@ -371,7 +371,7 @@ async def main():
     runtime = RUNTIMES[{kind!r}](None, EgressPolicy(), 1, scratch=Path({str(folder)!r}) / "scratch")
     await runtime.open()
     seen = Attendant()
-    handle = await runtime.start(workload("sh", "-c", "echo up; exec sleep 7777"), seen)
+    handle = await runtime.start(workload("sh", "-c", "echo up; exec sleep $0", "7777"), seen)
     await seen.saw("up")
     await runtime._pool.filled()
     print(handle, flush=True)

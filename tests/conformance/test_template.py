@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from workers import Attendant, python, run, workload
 
@@ -26,15 +27,22 @@ def made(folder, **options):
     )
 
 
+@pytest.fixture
+def templates():
+    """Gives the templates that were not there when the test began: other tests keep runtimes open."""
+    before = set(_templates())
+    return lambda: [pid for pid in _templates() if pid not in before]
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def runtime(folder):
+async def runtime(folder, templates):
     runtime = made(folder)
     await runtime.open()
     yield runtime
     await runtime.close()
 
 
-def templates():
+def _templates():
     """Processes of this machine that are templates of ours (bubblewrap's outer ones left out)."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -72,7 +80,7 @@ async def test_workers_of_one_template_do_not_share_their_terminals(runtime):
         await runtime.stop(handle)
 
 
-async def test_when_the_template_dies_its_workers_do_and_the_next_one_has_a_new_template(runtime):
+async def test_when_the_template_dies_its_workers_do_and_the_next_one_has_a_new_template(runtime, templates):
     attendant = Attendant()
     handle = await runtime.start(python("print('here', flush=True); import time; time.sleep(60)"), attendant)
     await attendant.saw("here")
@@ -86,7 +94,7 @@ async def test_when_the_template_dies_its_workers_do_and_the_next_one_has_a_new_
     assert old not in templates()
 
 
-async def test_a_template_is_replaced_and_ends_with_its_last_worker(runtime, monkeypatch):
+async def test_a_template_is_replaced_and_ends_with_its_last_worker(runtime, monkeypatch, templates):
     attendant = Attendant()
     handle = await runtime.start(python("print('here', flush=True); import sys; sys.stdin.read()"), attendant)
     await attendant.saw("here")
@@ -106,7 +114,7 @@ async def test_a_template_is_replaced_and_ends_with_its_last_worker(runtime, mon
             await asyncio.sleep(0.01)
 
 
-async def test_where_no_namespaces_can_be_made_inside_each_worker_is_built(folder, tmp_path):
+async def test_where_no_namespaces_can_be_made_inside_each_worker_is_built(folder, tmp_path, templates):
     """What Ubuntu's AppArmor profile for bubblewrap does, by bubblewrap's own means."""
     wrapper = tmp_path / "bwrap"
     wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("bwrap")} --unshare-user --disable-userns "$@"\n')
@@ -126,7 +134,7 @@ async def test_where_no_namespaces_can_be_made_inside_each_worker_is_built(folde
         await runtime.close()
 
 
-async def test_nothing_is_left_of_a_closed_runtime(folder):
+async def test_nothing_is_left_of_a_closed_runtime(folder, templates):
     runtime = made(folder, warm=2)
     await runtime.open()
     await runtime.start(python("import time; time.sleep(60)"), Attendant())

@@ -1,5 +1,6 @@
 """Rules of waiting, cancelling and timing that were once broken, each from outside the statement that keeps it."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -189,6 +190,18 @@ async def test_a_retry_is_linked_both_ways(held):
     assert (found, retries) == ([None, old], [[new["id"]], []])
 
 
+async def test_an_attempt_knows_its_log_lines(world):
+    retry = {"maxAttempts": 2, "delaySeconds": 0}
+    task = await world.run("/bin/sh", "-c", "echo $SFP_ATTEMPT; exit 1", retryConfig=retry)
+    numbers = await world.admin.fetch(
+        "SELECT seq FROM events WHERE channel = 'task:' || $1::uuid AND event = 'task.log' ORDER BY seq", task["id"]
+    )
+    attempts = await world.admin.fetch("SELECT * FROM attempts WHERE task_id = $1 ORDER BY attempt", task["id"])
+    assert len(numbers) == 2
+    for line, attempt in zip(numbers, attempts, strict=True):
+        assert attempt["first_seq"] < line["seq"] <= attempt["last_seq"]
+
+
 async def test_a_series_is_not_retried(held):
     series = await held.submit("/bin/true", scheduleType="recurring", recurrenceConfig=EVERY_SECOND)
     await cancel(held, series)
@@ -282,3 +295,37 @@ async def test_uploads_and_occurrences_do_not_stay_for_ever(held):
     assert [row["drop_old_tasks"] for row in removed] == [old]
     assert {row["id"] for row in await held.admin.fetch("SELECT id FROM artifacts")} == {named, young}
     assert await held.admin.fetchval("SELECT count(*) FROM occurrences") == 1
+
+
+class Hanging:
+    """A runtime whose engine never answers."""
+
+    name = "process"
+
+    def __init__(self):
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+
+    async def start(self, workload, attendant):
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+    def isolation(self):
+        return {"runtime": self.name}
+
+
+@pytest.mark.parametrize("end", ["cancel", "timeout"])
+async def test_a_worker_that_never_comes_up_can_be_ended(world, end):
+    runtime = world.engine.runtimes["process"] = Hanging()
+    limit = {"timeoutSeconds": 1} if end == "timeout" else {}
+    task_id = await world.submit("/bin/true", runtime="process", **limit)
+    async with asyncio.timeout(20):
+        await runtime.asked.wait()
+        if end == "cancel":
+            assert await cancel(world, task_id) == "active"
+        await runtime.left.wait()
+    task = await world.until(task_id)
+    wanted = ("cancelled", "cancelled") if end == "cancel" else ("failed", "timeout")
+    assert (task["status"], json.loads(task["error"])["code"]) == wanted

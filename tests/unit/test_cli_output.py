@@ -273,3 +273,13 @@ def test_a_credential_that_cannot_be_is_a_usage_error(text):
     with pytest.raises(output.Failure, match="--credential") as failure:
         parse.credentials([text])
     assert failure.value.code == output.USAGE
+
+
+def test_a_series_is_declared_by_its_options():
+    given = {"overlap": "queue", "missed": None, "maxRuns": 3}
+    every = parse.recurrence(cron=None, every="5m", timezone=None, **given)
+    assert every == {"intervalSeconds": 300.0, "overlap": "queue", "maxRuns": 3}
+    cron = parse.recurrence(cron="0 2 * * *", every=None, timezone="Europe/Berlin")
+    assert cron == {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}
+    with pytest.raises(output.Failure, match="--max-runs"):
+        parse.recurrence(cron=None, every=None, timezone=None, **given)

@@ -100,13 +100,16 @@ def seconds(option: str, text: str) -> float:
 
 
 def recurrence(
-    *, cron: str | None, every: str | None, timezone: str | None, schedule: str | None
+    *, cron: str | None, every: str | None, timezone: str | None, schedule: str | None = None, **more: str | int | None
 ) -> dict[str, Any] | None:
-    """`recurrenceConfig` of a series; None for a task that runs once."""
+    """`recurrenceConfig` of a series, with `more` of its fields; None for a task that runs once."""
+    given = {name: value for name, value in more.items() if value is not None}
+    if given and cron is None and every is None:
+        raise wrong("--overlap, --missed, --max-runs", "go with --cron or --every")
     if sum(option is not None for option in (cron, every, schedule)) > 1:
         raise wrong("--schedule, --cron, --every", "only one of them can be given")
     if timezone is not None and cron is None:
         raise wrong("--timezone", "goes with --cron")
     if cron is not None:
-        return {"cron": cron, **({"timezone": timezone} if timezone else {})}
-    return {"intervalSeconds": seconds("--every", every)} if every is not None else None
+        return {"cron": cron, **({"timezone": timezone} if timezone else {}), **given}
+    return {"intervalSeconds": seconds("--every", every), **given} if every is not None else None

@@ -1,11 +1,12 @@
-"""`sfp-server task retry|explain|stop-recurring|instances`: what comes after a task, and before it runs."""
+"""`sfp-server task retry|explain|preview|stop-recurring|instances`: what comes after a task, and before it runs."""
 
 from typing import Annotated, Any
 
 import typer
 
-from sfp_client.cli import output
+from sfp_client.cli import output, parse
 from sfp_client.cli.command import Session, command
+from sfp_client.cli.task_run import Cron, Every, Timezone
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -38,6 +39,24 @@ def _told(found: dict[str, Any]) -> str:
     if wait is not None:
         lines.append(f"probably starts in {wait['p50']:.0f} s (9 of 10 times within {wait['p90']:.0f} s)")
     return "\n".join(lines)
+
+
+@command(app, "preview", examples=["sfp-server task preview --cron '30 2 * * 1-5' --timezone Europe/Berlin"])
+def preview(
+    session: Session,
+    *,
+    cron: Cron = None,
+    every: Every = None,
+    timezone: Timezone = None,
+    count: Annotated[int, typer.Option("--count", min=1, max=100, help="So many.")] = 10,
+) -> None:
+    """Say when a recurring task would run, without submitting it."""
+    rhythm = parse.recurrence(cron=cron, every=every, timezone=timezone)
+    if rhythm is None:
+        raise parse.wrong("--cron, --every", "one of them is needed")
+    with session.client() as client:
+        runs = client.tasks.preview(rhythm, count=count)
+    session.show({"nextRuns": runs}, "\n".join(runs))
 
 
 @command(app, "stop-recurring", examples=["sfp-server task stop-recurring 0198f2d0-…"])

@@ -20,6 +20,9 @@ Network = Annotated[bool, typer.Option("--network", help="Let the task reach out
 Timeout = Annotated[float | None, typer.Option("--timeout", min=0.001, help="Seconds the task may run.")]
 Label = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeat.")]
 Runtime = Annotated[str | None, typer.Option("--runtime", help="How its worker is made: sandbox, process, container.")]
+Cron = Annotated[str | None, typer.Option("--cron", help="Run again and again: '0 2 * * 1-5'.")]
+Every = Annotated[str | None, typer.Option("--every", metavar="5m", help="The same in steps of s, m, h, d.")]
+Timezone = Annotated[str | None, typer.Option("--timezone", help="Of --cron; default UTC.")]
 WaitTimeout = Annotated[
     float | None, typer.Option("--wait-timeout", min=0, help="Seconds to wait; then exit status 5, the task goes on.")
 ]
@@ -54,14 +57,26 @@ def submit(
     schedule: Annotated[
         str | None, typer.Option("--schedule", metavar="ISO", help="Run once, then: 2026-12-24T02:00:00+01:00.")
     ] = None,
-    cron: Annotated[str | None, typer.Option("--cron", help="Run again and again: '0 2 * * 1-5'.")] = None,
-    every: Annotated[str | None, typer.Option("--every", metavar="5m", help="The same in steps of s, m, h, d.")] = None,
-    timezone: Annotated[str | None, typer.Option("--timezone", help="Of --cron; default UTC.")] = None,
+    cron: Cron = None,
+    every: Every = None,
+    timezone: Timezone = None,
+    overlap: Annotated[
+        Literal["skip", "queue", "allow"] | None,
+        typer.Option("--overlap", help="When an earlier run is not over: let it go, line up, run both; default skip."),
+    ] = None,
+    missed: Annotated[
+        Literal["skip", "once", "all"] | None,
+        typer.Option("--missed", help="Runs that nobody was there for: none, one for all, each; default once."),
+    ] = None,
+    max_runs: Annotated[int | None, typer.Option("--max-runs", min=1, help="End the series after so many.")] = None,
     attempts: Annotated[
         int | None, typer.Option("--attempts", min=1, max=100, help="Tries, the first included.")
     ] = None,
     concurrency_key: Annotated[
         str | None, typer.Option("--concurrency-key", help="Tasks with the same key run one after another.")
+    ] = None,
+    queue_timeout: Annotated[
+        float | None, typer.Option("--queue-timeout", min=0.001, help="Seconds in line after which it fails.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit status 1 unless it completed.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="As --wait, with its log live.")] = False,
@@ -84,8 +99,17 @@ def submit(
             runtime=runtime,
             retry={"maxAttempts": attempts} if attempts else None,
             concurrency_key=concurrency_key,
+            queue_timeout_seconds=queue_timeout,
             scheduled_for=schedule,
-            recurrence=parse.recurrence(cron=cron, every=every, timezone=timezone, schedule=schedule),
+            recurrence=parse.recurrence(
+                cron=cron,
+                every=every,
+                timezone=timezone,
+                schedule=schedule,
+                overlap=overlap,
+                missed=missed,
+                maxRuns=max_runs,
+            ),
         )
         if not (wait or follow or wait_timeout is not None):
             session.show(submitted, submitted["operationId"])

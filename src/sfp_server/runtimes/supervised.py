@@ -19,6 +19,9 @@ from sfp_server.runtimes.worker import Stranger, Worker
 REMEMBERED = 2000
 #: warm workers that may turn out dead before a start is given up
 TRIES = 5
+#: Seconds after which an ended worker's remains are cleared away, if `stop` does not ask for it before. To take its
+#: mounts and groups apart keeps the kernel busy for a millisecond or two, just when its result is being written down.
+CLEAR_SECONDS = 0.1
 #: seconds between two looks at a worker that somebody else started
 STRANGER_SECONDS = 0.25
 
@@ -35,6 +38,7 @@ class SupervisedRuntime(ABC):
         self._workers: dict[Handle, Worker] = {}
         self._exits: OrderedDict[Handle, Exit] = OrderedDict()
         self._cleanups: set[asyncio.Task[None]] = set()
+        self._remains: dict[Handle, tuple[Worker, asyncio.TimerHandle]] = {}
         self._cgroups = Cgroups(version="none")
 
     @abstractmethod
@@ -78,12 +82,19 @@ class SupervisedRuntime(ABC):
 
     def _ended(self, handle: Handle, worker: Worker) -> None:
         """Remember the exit; freeing what the worker held need not keep anybody waiting."""
-        self._cleanup(worker)
+        timer = asyncio.get_running_loop().call_later(CLEAR_SECONDS, self._clear, handle)
+        self._remains[handle] = worker, timer
         self._workers.pop(handle, None)
         with contextlib.suppress(BaseException):
             self._exits[handle] = worker.result()
         while len(self._exits) > REMEMBERED:
             self._exits.popitem(last=False)
+
+    def _clear(self, handle: Handle) -> Worker:
+        worker, timer = self._remains.pop(handle)
+        timer.cancel()
+        self._cleanup(worker)
+        return worker
 
     def _cleanup(self, worker: Worker) -> None:
         task = asyncio.get_running_loop().create_task(worker.discard())
@@ -115,6 +126,8 @@ class SupervisedRuntime(ABC):
         worker = self._workers.get(handle)
         if worker is not None:
             await worker.discard()
+        elif handle in self._remains:
+            await self._clear(handle).discard()
         elif handle not in self._exits:
             stranger = Stranger.parse(handle)
             stranger.kill()
@@ -134,5 +147,8 @@ class SupervisedRuntime(ABC):
         await self._pool.close()
         workers: list[Any] = [worker.discard() for worker in list(self._workers.values())]
         await asyncio.gather(*workers, return_exceptions=True)
+        await asyncio.sleep(0)  # the last ones' ends are told
+        for handle in list(self._remains):
+            self._clear(handle)
         while self._cleanups:
             await asyncio.gather(*self._cleanups, return_exceptions=True)

@@ -15,7 +15,7 @@ from sfp_server.runtimes.conversation import Conversation, lost
 from sfp_server.runtimes.launch import Outermost, kill_exactly, start_time
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Worker:
     """Pristine until it is given its job; used once."""
 

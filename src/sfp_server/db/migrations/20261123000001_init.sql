@@ -535,6 +535,7 @@ CREATE POLICY turns_all ON turns TO sfp_dispatcher USING (true) WITH CHECK (true
 CREATE POLICY schedules_all ON schedules TO sfp_dispatcher USING (true) WITH CHECK (true);
 CREATE POLICY attempts_all ON attempts TO sfp_dispatcher USING (true) WITH CHECK (true);
 CREATE POLICY artifacts_read ON artifacts FOR SELECT TO sfp_dispatcher USING (true);
+CREATE POLICY channels_of_tasks ON channels FOR SELECT TO sfp_dispatcher USING (name LIKE 'task:%');  -- how far an attempt logged
 
 -- The broker learns the team from the ticket, then acts inside it.
 CREATE POLICY worker_tickets_presented ON worker_tickets TO sfp_broker
