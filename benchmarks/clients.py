@@ -57,8 +57,8 @@ class Connection:
     def submit(self, body: Any) -> str:
         return self.json("POST", "/tasks", body)["operationId"]
 
-    def result(self, operation_id: str) -> dict[str, Any]:
-        result = self.json("GET", f"/tasks/{operation_id}/result")
+    def result(self, operation_id: str, *, wait: int = 0) -> dict[str, Any]:
+        result = self.json("GET", f"/tasks/{operation_id}/result" + (f"?wait={wait}" if wait else ""))
         if result["status"] != "completed" or result["result"]["exitCode"] != 0:
             raise Failed(f"a trivial task ended so: {result}")
         return result
@@ -91,6 +91,16 @@ class _Waiting:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+class Waited(_Waiting):
+    """`GET …/result?wait=`: the plainest way, on the same connection."""
+
+    def run(self, body: Any = TRIVIAL) -> float:
+        began = time.perf_counter()
+        operation_id = self.http.submit(body)
+        self.http.result(operation_id, wait=20)
+        return time.perf_counter() - began
 
 
 class Socket(_Waiting):

@@ -100,7 +100,8 @@ SELECT tell_task(tasks, 'task.failed')
  WHERE id = $1
 
 -- name: explain
--- Keep the reasons of due tasks true: the first that applies, in this order. Touches only what changed.
+-- Keep the reasons of due tasks true: the first that applies, in this order. Touches only what changed. (A task that has a
+-- reason is pending; asked for by its status, PostgreSQL would join every pending task with every other.)
 WITH alive AS (
   SELECT runtimes, toolchains FROM dispatchers WHERE seen_at > now() - interval '15 seconds'
 ), able AS (  -- what one dispatcher has together; '' stands for tasks that ask for nothing
@@ -137,7 +138,7 @@ UPDATE tasks
    SET reason = now_is.reason, reason_detail = now_is.detail
   FROM now_is
  WHERE tasks.id = now_is.id
-   AND tasks.status = 'pending'
+   AND tasks.reason IS NOT NULL
    AND (tasks.reason, tasks.reason_detail) IS DISTINCT FROM (now_is.reason, now_is.detail)
 
 -- name: announce
