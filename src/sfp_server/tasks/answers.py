@@ -199,31 +199,6 @@ class QueueAnswer(Wire):
     active: int
 
 
-class DispatcherAnswer(Wire):
-    """A process that runs tasks, and what its machine has."""
-
-    id: UUID
-    #: `local`, or the name under which its machine was added
-    name: str
-    remote: bool
-    alive: bool
-    host: str
-    version: str
-    #: tasks at once; None: as many as the queues have slots
-    slots: int | None
-    runtimes: list[str]
-    #: name → version
-    toolchains: dict[str, str]
-    #: runtime → wall → how
-    isolation: dict[str, dict[str, str]]
-    started_at: datetime
-    last_seen_at: datetime
-
-
-class DispatchersAnswer(Wire):
-    items: list[DispatcherAnswer]
-
-
 class RecurrencePreview(Wire):
     next_runs: list[datetime]
 
@@ -376,20 +351,3 @@ def log_entry(row: Row) -> LogEntry:
 
 def artifact(row: Row) -> ArtifactAnswer:
     return ArtifactAnswer(**{name: row[name] for name in ArtifactAnswer.__struct_fields__})
-
-
-def dispatcher(row: Row) -> DispatcherAnswer:
-    return DispatcherAnswer(
-        id=row["id"],
-        name=row["name"],
-        remote=row["remote"],
-        alive=row["alive"],
-        host=row["host"].partition(":")[0],  # the rest is a path of that machine
-        version=row["version"],
-        slots=row["slots"],
-        runtimes=row["runtimes"],
-        toolchains=row["toolchains"],
-        isolation=row["isolation"],
-        started_at=row["started_at"],
-        last_seen_at=row["seen_at"],
-    )
