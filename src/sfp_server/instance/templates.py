@@ -222,7 +222,11 @@ def _proxies(settings: Settings) -> str:
 
 
 def _proxy(settings: Settings, matcher: str, limit: str, *, buffer: str) -> str:
-    """X-Forwarded-For is the edge's word: what a client sends under that name is not passed on."""
+    """X-Forwarded-For is the edge's word: what a client sends under that name is not passed on.
+
+    The API holds no answer back for longer than 30 seconds (long polls), and streams begin at once: whoever has not
+    begun to answer three times as long is stuck in a way that the guard could not mend, and the client is told so.
+    """
     return f"""\
 	handle {matcher} {{
 		request_body {{
@@ -236,6 +240,7 @@ def _proxy(settings: Settings, matcher: str, limit: str, *, buffer: str) -> str:
 			stream_close_delay 5s
 			transport http {{
 				dial_timeout 2s
+				response_header_timeout 90s
 				keepalive 30s
 				keepalive_idle_conns_per_host 32
 			}}
