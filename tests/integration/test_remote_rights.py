@@ -262,3 +262,21 @@ async def test_what_is_stored_of_a_token_is_not_the_token(far, admin):
     assert not any(text.encode() in data for text in known for data in stored)
     assert far.token.text() not in repr(far.token)
     assert tls.fingerprint(tls.certificate_of(tls.new_authority())) != far.token.fingerprint
+
+
+async def test_an_administrator_need_not_be_a_superuser(clone, admin):
+    name = f"adm_{uuid.uuid4().hex[:8]}"
+    await admin.execute(f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'adm'")
+    await admin.execute(f"GRANT sfp_migrator TO {name}; GRANT sfp_remote_dispatcher TO {name} WITH ADMIN OPTION")
+    url = clone.cluster.url(clone.name, name, "adm")
+    token = Token.fresh(b"f" * 32)
+    try:
+        role = await enrolments.enrol(url, "far", token, slots=1)
+        connection = await asyncpg.connect(clone.cluster.url(clone.name, role, token.password()))
+        assert [row["name"] for row in await enrolments.enrolled(url)] == ["far"]
+        await enrolments.unenrol(url, "far")
+        with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError)):
+            await connection.fetch("SELECT 1")
+        assert await admin.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", role) == 0
+    finally:
+        await admin.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")

@@ -7,7 +7,6 @@ from sfp_server.credentials.broker import Broker
 from sfp_server.credentials.vault import Opener
 from sfp_server.db.database import Database
 from sfp_server.processes.signals import stop_signal, until_stopped
-from sfp_server.remote.tls import serving
 from sfp_server.settings import Settings
 
 _PR_SET_DUMPABLE = 4
@@ -28,5 +27,7 @@ async def _serve(broker: Broker, settings: Settings) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(broker.serve(settings.broker_socket))
         if settings.listen_address() is not None:
+            from sfp_server.remote.tls import serving  # 3 MB that an instance without other machines does without
+
             tls = serving(str(settings.secret_file("broker-tls.pem")))
             group.create_task(broker.serve(settings.remote_broker_socket, tls=tls))

@@ -81,7 +81,8 @@ async def enrolled(admin_url: str) -> Sequence[Row]:
 
 
 async def _drop(admin_url: str, role: str) -> None:
-    await run_script(admin_url, f"ALTER ROLE {role} NOLOGIN")
+    # Who is no superuser may end sessions only of roles that it is a member of.
+    await run_script(admin_url, f"ALTER ROLE {role} NOLOGIN; GRANT {role} TO CURRENT_USER")
     with suppress(Unavailable):
         await fetch(admin_url, _CUT, role)
     await run_script(admin_url, f"DROP ROLE {role}")

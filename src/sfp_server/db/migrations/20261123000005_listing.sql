@@ -20,7 +20,7 @@ $$;
 CREATE FUNCTION list_tasks(of_status text, of_type text, of_priority text, with_labels jsonb, after timestamptz,
                            before timestamptz, below uuid, at_most int)
 RETURNS SETOF tasks LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = sfp SET plan_cache_mode = force_custom_plan AS $$
+SET search_path = sfp, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
   team uuid := current_team();
   low  uuid := coalesce(uuid7_from(after), '00000000-0000-0000-0000-000000000000');
