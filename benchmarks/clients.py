@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import time
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -45,8 +46,16 @@ class Connection:
 
     def open(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPResponse:
         data = None if body is None else json.dumps(body)
-        self._http.request(method, "/sfp/api" + path, body=data, headers={**self._headers, **headers})
-        answer = self._http.getresponse()
+        request = partial(
+            self._http.request, method, "/sfp/api" + path, body=data, headers={**self._headers, **headers}
+        )
+        try:
+            request()
+            answer = self._http.getresponse()
+        except (OSError, http.client.HTTPException):  # the edge hung up meanwhile: connections are not kept for ever
+            self._http.close()
+            request()
+            answer = self._http.getresponse()
         if answer.status >= 300:
             raise Failed(f"{method} {path}: {answer.status} {answer.read()[:300]!r}")
         return answer

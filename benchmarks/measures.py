@@ -28,7 +28,8 @@ TALKING = {"type": "command", "data": {"argv": ["python3", "-I", "-S", "-c", CLO
 
 
 def latencies(run: Callable[[], float], count: int) -> list[float]:
-    """Milliseconds of `count` runs, one after the other, with pauses."""
+    """Milliseconds of `count` runs, one after the other, with pauses; after one that does not count."""
+    run()
     found: list[float] = []
     for _ in range(count):
         time.sleep(GAP)

@@ -132,6 +132,7 @@ class Bench:
         tls = ssl.create_default_context(cafile=str(self._instance.ca_file))
         api, edge, token = self._instance.api_url, self._instance.url, self._instance.token
         with ExitStack() as stack:
+            peers = self._peers(stack, 1)
             followed = stack.enter_context(clients.Socket(api, token, channel="tasks"))
             waited = stack.enter_context(clients.Waited(api, token))
             secure = stack.enter_context(clients.Socket(edge, token, tls, channel="tasks"))
@@ -139,7 +140,6 @@ class Bench:
             stream = stack.enter_context(clients.Stream(api, token))
             polling = stack.enter_context(clients.Polling(api, token))
             sdk = clients.Sdk(stack.enter_context(self._instance.client()))
-            peers = self._peers(stack, 1)
             half, few = self._count // 2, max(5, self._count // 4)
             ways = {
                 **{key: (peer.run, few if key in FEW else self._count) for key, peer in peers.items()},
@@ -153,8 +153,6 @@ class Bench:
                 "cold": (lambda: followed.run(measures.COLD), few),
             }
             samples: dict[str, list[list[float]]] = defaultdict(list)
-            for run, _ in ways.values():
-                run()  # connections, prepared statements, imports: not part of any figure
             for _ in self._take_rounds("latency", self._rounds):
                 samples["bare"].append(measures.bare(20))
                 for key, (run, count) in ways.items():

@@ -323,6 +323,7 @@ async def cancel(tx: Tx, actor: Actor, task_id: UUID) -> Status:
     error = {"code": "cancelled", "message": "cancelled before it started", "retryable": False}
     await tx.execute(SQL["stop_schedule"], task_id)
     await tx.one(SQL["cancel_pending"], task_id, actor.label, error)
+    await tx.all(SQL["free_key"], task_id)
     return Status.CANCELLED
 
 

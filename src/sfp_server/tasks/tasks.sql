@@ -23,7 +23,9 @@ SELECT tell_tasks(current_team(), $1, 'task.created'), pg_notify('sfp_tasks', 'c
 -- One task. A due one says that nobody could run it when no dispatcher is alive. No row: unknown, or not yours.
 SELECT tasks.*,
        status = 'pending' AND due_at <= now()
-         AND NOT EXISTS (SELECT FROM dispatchers WHERE seen_at > now() - interval '15 seconds') AS nobody_runs
+         AND NOT EXISTS (SELECT FROM dispatchers WHERE seen_at > now() - interval '15 seconds') AS nobody_runs,
+       (SELECT task_id FROM held_keys
+         WHERE reason = 'concurrency' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
   FROM tasks
  WHERE id = $1
 
@@ -39,15 +41,17 @@ SELECT id
  LIMIT 100
 
 -- name: attempts
-SELECT attempt, status, queue, runtime, dispatcher_id, task_id || '/' || attempt AS worker, started_at, ended_at, exit_code, signal, error, usage,
-       first_seq, last_seq
+SELECT attempt, status, queue, runtime, dispatcher_id, task_id || '/' || attempt AS worker, started_at, ended_at,
+       exit_code, signal, error, usage, first_seq, last_seq
   FROM attempts
  WHERE task_id = $1
  ORDER BY attempt
 
 -- name: list
 -- Newest first; $7 is the last id of the previous page.
-SELECT tasks.*, false AS nobody_runs
+SELECT tasks.*, false AS nobody_runs,
+       (SELECT task_id FROM held_keys
+         WHERE reason = 'concurrency' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
   FROM list_tasks($1, $2, $3, $4, $5, $6, $7, $8) AS tasks
 
 -- name: lock
@@ -68,6 +72,9 @@ WITH ended AS (
 )
 SELECT tell_task(ended, 'task.cancelled')
   FROM ended
+
+-- name: free_key
+SELECT free_keys(ARRAY[$1::uuid])
 
 -- name: ask_to_cancel
 UPDATE tasks
@@ -179,7 +186,9 @@ UPDATE schedules
 
 -- name: instances
 -- Runs of a series, newest first; $2 is the last id of the previous page.
-SELECT tasks.*, false AS nobody_runs
+SELECT tasks.*, false AS nobody_runs,
+       (SELECT task_id FROM held_keys
+         WHERE reason = 'concurrency' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
   FROM tasks
  WHERE series_id = $1
    AND ($2::uuid IS NULL OR id < $2)
