@@ -335,6 +335,16 @@ def test_a_removed_machine_is_out_at_once(
     second.stop()
 
 
+def test_a_dispatcher_that_is_stopped_lets_its_task_end_and_leaves(home: Instance, work: Jobs, alone: Machine) -> None:
+    task = work.submit(["sleep", "3"])
+    eventually(lambda: work.client.tasks.status(task)["status"] == "active", 20)
+    assert alone.process is not None
+    alone.process.terminate()
+    assert alone.ended() == 0
+    assert work.wait(task, timeout=5).status == "completed"
+    assert rows(home, "SELECT FROM dispatchers WHERE name = 'first' AND seen_at > now() - interval '10 seconds'") == []
+
+
 def test_a_task_that_nobody_can_run_says_what_is_missing(home: Instance, work: Jobs, alone: Machine) -> None:
     task = work.client.tasks.submit("command", {"argv": ["true"]}, runtime="container")["operationId"]
 

@@ -15,13 +15,18 @@ import msgspec
 import pytest
 
 from integration.test_remote_rights import Elsewhere, enrolled, submit_far
+from sfp_server.credentials import service as secrets
+from sfp_server.credentials.broker import Broker
 from sfp_server.db.database import Database
 from sfp_server.remote import enrolments, tls, wire
 from sfp_server.remote.client import Address, Brought, CourierClient, NotOurs, Refused, Unreachable
 from sfp_server.remote.courier import Courier
 from sfp_server.remote.errands import Errands
 from sfp_server.remote.token import Token
+from sfp_server.runtimes import broker
 from sfp_server.tasks.artifacts import ArtifactStore
+from sfp_worker.credentials import Drawn, draw
+from sfp_worker.failure import Failed
 
 LIMIT = 4 << 20
 FACTS = wire.Facts(
@@ -231,3 +236,75 @@ async def test_a_user_named_twice_is_nobody(scene):
     writer.write(struct.pack("!ii", 8 + len(body), 3 << 16) + body)
     assert await reader.read() == b""
     writer.close()
+
+
+@pytest.fixture
+async def way(world, vault, clone, short_path: Path) -> AsyncIterator["Way"]:
+    """A broker for workers elsewhere, a courier before it, and what passes between them."""
+    _, opener = vault
+    authority = tls.new_authority()
+    for name in (tls.COURIER, broker.NAME):
+        (short_path / name).write_text(tls.issue(authority, name))
+    async with Database(clone.role_url("sfp_broker"), application="test") as database:
+        serving = Broker(database, opener).serve(short_path / "inner", tls=tls.serving(str(short_path / broker.NAME)))
+        made = Way(authority, short_path)
+        errands = Errands(database, ArtifactStore(short_path / "store"), ca="", facts=FACTS, limit=0)
+        courier = Courier(
+            errands, tls=tls.serving(str(short_path / tls.COURIER)), broker=short_path / "tapped", database=None
+        )
+        bound = asyncio.get_running_loop().create_future()
+        tap = await asyncio.start_unix_server(made.tap, short_path / "tapped")
+        tasks = [
+            asyncio.create_task(serving),
+            asyncio.create_task(courier.serve("127.0.0.1", 0, listening=bound.set_result)),
+        ]
+        made.port = await bound
+        yield made
+        tap.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass
+class Way:
+    authority: str
+    directory: Path
+    port: int = 0
+    seen: bytes = b""
+
+    async def tap(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(str(self.directory / "inner"))
+
+        async def pour(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                self.seen += data
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(pour(reader, inner_writer), pour(inner_reader, writer), return_exceptions=True)
+
+    async def draw(self, token: Token, *, ticket: str = "ticket", ca: str | None = None) -> Drawn:
+        """As a worker does, with the socket that its dispatcher dialled."""
+        certificate = tls.certificate_of(ca or self.authority)
+        door = broker.RemoteBroker(host="127.0.0.1", port=self.port, ca=certificate, prove=token.prove)
+        descriptor = await broker.connect(door)
+        return await asyncio.to_thread(draw, descriptor, ticket, door.introduction(ticket))
+
+
+async def test_nobody_on_the_way_to_the_broker_sees_what_is_drawn(world, clone, way):
+    async with world.api.transaction(world.owner) as tx:
+        await secrets.put(tx, world.owner, world.sealer, name="TOKEN", value="nobody-on-the-way")
+    async with enrolled(clone, "far") as far, enrolled(clone, "thief") as thief:
+        task_id = await submit_far(world, credentials=[{"type": "secret", "name": "TOKEN", "env": "T"}])
+        await far.claim()
+        await far.connection.execute("SELECT add_ticket($1, $2, 1)", hashlib.sha256(b"ticket").digest(), task_id)
+        with pytest.raises(Failed, match="did not answer"):  # somebody else's certificate
+            await way.draw(far.token, ca=tls.new_authority())
+        with pytest.raises(Failed, match="unknown, expired or used"):
+            await way.draw(thief.token)
+        drawn = await way.draw(far.token)
+    assert drawn.env == {"T": "nobody-on-the-way"}
+    assert len(way.seen) > 1000
+    assert b"nobody-on-the-way" not in way.seen
+    assert b"ticket" not in way.seen

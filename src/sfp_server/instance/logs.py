@@ -11,7 +11,19 @@ from pathlib import Path
 from sfp_server.instance.place import Place
 from sfp_server.instance.problem import InstanceError
 
-SERVICES = ("api", "dispatcher", "broker", "deliverer", "postgres", "cache", "caddy", "access", "supervisord", "guard")
+SERVICES = (
+    "api",
+    "dispatcher",
+    "broker",
+    "deliverer",
+    "courier",
+    "postgres",
+    "cache",
+    "caddy",
+    "access",
+    "supervisord",
+    "guard",
+)
 #: `critical-worker` is what the dispatcher says about that queue
 QUEUES = {f"{queue}-worker": queue for queue in ("critical", "normal", "batch")}
 #: a log is read backwards in pieces of so many bytes
