@@ -120,14 +120,14 @@ WITH alive AS (
     LEFT JOIN able ON able.runtime = coalesce(tasks.runtime, '') AND able.toolchain = coalesce(tasks.toolchain, '')
    WHERE status = 'pending' AND due_at <= now() AND schedule_type <> 'recurring'
 ), of_keys AS (
-  SELECT waiting.id,
-         held_keys.task_id IS NOT NULL
-         OR row_number() OVER (PARTITION BY waiting.team_id, concurrency_key, is_paused OR is_unable
-                               ORDER BY array_position(ARRAY['critical', 'normal', 'batch'], priority), due_at, id) > 1
+  SELECT waiting.*,
+         concurrency_key IS NOT NULL
+         AND (held_keys.task_id IS NOT NULL
+              OR row_number() OVER (PARTITION BY waiting.team_id, concurrency_key, is_paused OR is_unable
+                                    ORDER BY array_position(ARRAY['critical', 'normal', 'batch'], priority), due_at, id) > 1)
            AS is_blocked
     FROM waiting
     LEFT JOIN held_keys ON held_keys.team_id = waiting.team_id AND held_keys.key = concurrency_key
-   WHERE concurrency_key IS NOT NULL
 ), now_is AS (
   SELECT waiting.id,
          CASE WHEN is_paused THEN 'paused'
@@ -143,9 +143,8 @@ WITH alive AS (
               WHEN $1 > 0 AND load.active >= $1 THEN 'the team runs ' || load.active || ' tasks; its limit is ' || $1
               WHEN waiting.preemptions > 0 AND waiting.due_at <= waiting.started_at
                 THEN 'made room for more urgent work; it runs again' END AS detail
-    FROM waiting
+    FROM of_keys AS waiting
     LEFT JOIN load ON load.team_id = waiting.team_id
-    LEFT JOIN of_keys ON of_keys.id = waiting.id
 )
 UPDATE tasks
    SET reason = now_is.reason, reason_detail = now_is.detail
