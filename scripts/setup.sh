@@ -9,6 +9,8 @@ has() { command -v "$1" >/dev/null 2>&1; }
 missing=""
 has bwrap || missing="$missing bubblewrap"
 has git || missing="$missing git"
+# networks of their own for the other machines of tests/acceptance/test_remote_dispatcher.py
+has ip || missing="$missing iproute2"
 has "$PYTHON" || missing="$missing python3"
 if ! has "$PYTHON" || ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then missing="$missing python3-venv"; fi
 # clocks that jump, for `make test-faults` and `make soak`
