@@ -6,10 +6,13 @@ Each fault has a test of its own, which measures how long a new task takes to ge
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
+import httpx
 import pytest
 
 import breakage
@@ -51,6 +54,40 @@ CLOCKED = ("postgres", "api", "dispatcher", "broker", "deliverer")
 ERRORS = {None, "worker_lost", "exit_code", "credential", "cancelled", "cannot_start"}
 
 
+class Ask:
+    """Asks the API itself again and again, as a signed-in client; keeps every answer that is not 200."""
+
+    def __init__(self, instance: Instance, token: str) -> None:
+        self._http = httpx.Client(
+            base_url=instance.url, verify=instance.tls(), timeout=10, headers={"Authorization": f"Bearer {token}"}
+        )
+        self._thread = threading.Thread(target=self._run)
+        self._ended = threading.Event()
+        self.odd: list[httpx.Response] = []
+        self.hung = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._http.close()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.05):
+            try:
+                answer = self._http.get("/sfp/api/tasks", params={"limit": 1})
+            except httpx.ReadTimeout:
+                self.hung += 1
+            except httpx.TransportError:
+                continue  # the edge itself is away
+            else:
+                if answer.status_code != 200:
+                    self.odd.append(answer)
+
+
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bool]]:
     base = tmp_path_factory.mktemp("faults") / "disk"
@@ -74,6 +111,13 @@ def load(disk: tuple[Path, bool]) -> Iterator[Load]:
 
 
 @pytest.fixture(scope="module")
+def asked(load: Load) -> Iterator[Ask]:
+    """A client that asks the API all the time, also while it is away."""
+    with Ask(load.instance, load.tokens[0]) as ask:
+        yield ask
+
+
+@pytest.fixture(scope="module")
 def history(load: Load) -> History:
     """All that happened, once everything has ended."""
     load.stop_feeding()  # type: ignore[attr-defined]
@@ -90,7 +134,7 @@ def strike(load: Load, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_work_goes_on_by_itself(load: Load, name: str):
+def test_work_goes_on_by_itself(load: Load, asked: Ask, name: str):
     strike(load, FAULTS[name])
 
 
@@ -143,6 +187,12 @@ def test_a_clock_that_jumps_stops_nothing(load: Load, name: str):
 @pytest.mark.parametrize("rule", RULES)
 def test_the_history_keeps_the_rule(history: History, rule: str):
     assert list(RULES[rule](history)) == []
+
+
+def test_clients_are_told_to_come_back_and_never_hang(history: History, asked: Ask):
+    assert {answer.status_code for answer in asked.odd} <= {503}, [answer.text for answer in asked.odd]
+    assert all(answer.headers.get("retry-after") for answer in asked.odd)
+    assert asked.hung == 0
 
 
 def test_a_task_that_may_be_tried_again_never_fails(history: History):

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Self
 
 import httpx
@@ -102,3 +103,41 @@ def test_stop_and_start_keep_everything(healthy: Instance):
     assert healthy.run("start").returncode == 0
     with healthy.client() as client:
         assert "KEPT_TOO" in [secret["name"] for secret in client.secrets.list()]
+
+
+def test_stop_wins_over_a_guard_that_starts_the_instance_again(healthy: Instance):
+    watcher = supervisor.supervisor_pid(healthy.place)
+    assert watcher is not None
+    os.kill(watcher, signal.SIGKILL)
+    stopped = healthy.run("stop")  # meanwhile the guard is starting everything again
+    assert stopped.returncode == 0, stopped.stderr
+    assert supervisor.leftovers(healthy.place) == []  # nor a supervisord that could still start something
+
+
+def test_one_supervisord_is_left_when_start_and_guard_meet(healthy: Instance):
+    watcher = supervisor.supervisor_pid(healthy.place)
+    assert watcher is not None
+    os.kill(watcher, signal.SIGKILL)
+    assert healthy.run("start").returncode == 0
+    eventually(healthy.is_healthy)
+    running = [
+        pid
+        for pid in supervisor.leftovers(healthy.place)
+        if b"supervisor.supervisord" in supervisor._read(pid, "cmdline")
+    ]
+    assert running == [supervisor.supervisor_pid(healthy.place)]
+
+
+def test_a_stop_that_cuts_leaves_nothing_of_its_workers(healthy: Instance):
+    with healthy.client() as client:
+        task = client.tasks.submit("command", {"argv": ["sleep", "1000"]})["operationId"]
+        eventually(lambda: client.tasks.status(task)["status"] == "active")
+    [dispatcher] = healthy.pids("dispatcher")
+    assert healthy.run("stop", "-f").returncode == 0
+    groups = list(Path("/sys/fs/cgroup").rglob(f"sfp-{dispatcher}-*"))
+    folders = [
+        entry
+        for top in ("/run/sfp-server", str(healthy.place.run / "workers"))
+        for entry in Path(top).glob(f"*-{dispatcher}-*")
+    ]
+    assert (groups, folders) == ([], [])

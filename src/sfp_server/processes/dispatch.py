@@ -12,6 +12,7 @@ import structlog
 
 from sfp_server.db.database import Database
 from sfp_server.kinds import KINDS
+from sfp_server.processes.leash import leash
 from sfp_server.processes.signals import stop_signal
 from sfp_server.runtimes.base import Limits, Runtime, RuntimeUnavailable
 from sfp_server.runtimes.broker import BrokerDoor
@@ -45,6 +46,11 @@ def limits_of(settings: Settings) -> Limits:
 
 async def run(settings: Settings) -> None:
     """Run the dispatcher of this instance's directory; a second one waits until the first has ended."""
+    async with leash(settings.lease_seconds):  # first, while nothing is open that a fork could keep
+        await _run(settings)
+
+
+async def _run(settings: Settings) -> None:
     stopping = stop_signal()
     with await only_one(settings.run_directory / "dispatcher.lock"):
         store = ArtifactStore(settings.directory / "artifacts")

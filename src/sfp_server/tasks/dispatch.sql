@@ -49,8 +49,8 @@ SELECT *
 
 -- name: expired
 -- Attempts whose lease ran out, by the database's clock, with what decides what becomes of their task.
-SELECT attempts.task_id, attempts.attempt, attempts.team_id, tasks.max_attempts, tasks.retry_config,
-       tasks.preemptions, tasks.cancel_requested_at
+SELECT attempts.task_id, attempts.attempt, attempts.team_id, attempts.lease_expires_at, tasks.max_attempts,
+       tasks.retry_config, tasks.preemptions, tasks.cancel_requested_at
   FROM attempts
   JOIN tasks ON tasks.id = attempts.task_id
  WHERE attempts.status = 'active'
@@ -259,3 +259,55 @@ SELECT drop_old_events(now() - make_interval(days => $1))
 
 -- name: drop_old_tasks
 SELECT drop_old_tasks(now() - make_interval(days => $1))
+
+-- name: database_time
+SELECT extract(epoch FROM clock_timestamp())::float8
+
+-- name: due_again
+-- The clock was set back: what waits in line is due, whatever the time was when it came.
+UPDATE tasks
+   SET due_at = now()
+ WHERE status = 'pending'
+   AND schedule_type <> 'recurring'
+   AND reason NOT IN ('scheduled', 'retry')
+   AND due_at > now()
+
+-- name: retry_again
+-- The clock was set back: no retry waits longer than it had to.
+WITH longest AS (
+  SELECT id, make_interval(secs => least(
+           (retry_config ->> 'maxDelaySeconds')::float8,
+           (retry_config ->> 'delaySeconds')::float8
+             * CASE retry_config ->> 'backoff' WHEN 'exponential' THEN 2.0 ^ least(attempt, 40) ELSE 1 END)) AS delay
+    FROM tasks
+   WHERE status = 'pending'
+     AND reason = 'retry'
+)
+UPDATE tasks
+   SET due_at = now() + longest.delay
+  FROM longest
+ WHERE tasks.id = longest.id
+   AND tasks.status = 'pending'
+   AND tasks.reason = 'retry'
+   AND tasks.due_at > now() + longest.delay
+
+-- name: lease_again
+-- The clock was set back: no lease is longer than one.
+UPDATE attempts
+   SET lease_expires_at = now() + make_interval(secs => tasks.lease_seconds)
+  FROM tasks
+ WHERE tasks.id = attempts.task_id
+   AND attempts.status = 'active'
+   AND attempts.lease_expires_at > now() + make_interval(secs => tasks.lease_seconds)
+
+-- name: turn_again
+-- The clock was set back: nobody was served in the future.
+UPDATE turns
+   SET served_at = now()
+ WHERE served_at > now()
+
+-- name: seen_again
+-- The clock was set back: who is alive says so again soon.
+UPDATE dispatchers
+   SET seen_at = now()
+ WHERE seen_at > now()

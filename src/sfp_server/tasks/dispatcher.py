@@ -23,6 +23,7 @@ from sfp_server.db.database import Database, Row
 from sfp_server.errors import SfpError
 from sfp_server.tasks.attempt import Attempt, Ending, Engine
 from sfp_server.tasks.claims import claimed
+from sfp_server.tasks.clock import DatabaseClock
 from sfp_server.tasks.exchange import MOST, Exchange, Outcome, finish_lost
 from sfp_server.tasks.model import Claimed, Machine, Status, TaskError
 from sfp_server.tasks.reports import SQL, persistently
@@ -37,6 +38,8 @@ _LOOK_SECONDS = 1.0
 _CLEAN_SECONDS = 3600.0
 #: leases are renewed this many times before they would run out
 _RENEWALS_PER_LEASE = 4
+#: part of a lease for which one that has run out must stay as it is before its attempt is lost
+_UNRENEWED = 1.25 / _RENEWALS_PER_LEASE
 #: what a notification with a task's id asks for
 _ENDINGS = {"cancel": Ending.CANCELLED, "preempt": Ending.PREEMPTED}
 _NO_WORKER = TaskError(code="worker_lost", message="the worker or its dispatcher died", retryable=True)
@@ -75,6 +78,9 @@ class Dispatcher:
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._clock = DatabaseClock(engine.database)
+        #: leases that had run out when we looked last, and when we saw them first, on our own clock
+        self._expired: dict[tuple[UUID, int, datetime], float] = {}
         self._exchange = Exchange(engine.database, self.id, wake=self._wake.set)
 
     def stop(self) -> None:
@@ -273,11 +279,19 @@ class Dispatcher:
             await runtime.stop(row["handle"])
 
     async def _rescue(self) -> None:
-        """Attempts whose lease ran out, whoever had them; our own are alive, and renewed next."""
+        """Attempts whose lease ran out and that nobody renews, whoever had them; our own are alive, and renewed next.
+
+        One look is not enough: when the database comes back, or its clock jumps, all leases have run out at once. Who
+        is alive renews within a quarter of a lease, so one that has not changed for longer belongs to nobody.
+        """
         async with self._database.serving() as tx:
             rows = await tx.all(SQL["expired"])
+        now = time.monotonic()
+        before, self._expired = self._expired, {}
         for row in rows:
-            if row["task_id"] not in self._running:
+            lease = (row["task_id"], row["attempt"], row["lease_expires_at"])
+            since = self._expired[lease] = before.get(lease, now)
+            if row["task_id"] not in self._running and now - since >= self._lease_seconds * _UNRENEWED:
                 await self._lose(row)
 
     async def _lose(self, row: Row) -> None:
@@ -289,6 +303,7 @@ class Dispatcher:
     # --------------------------------------------------------------------------------------- housekeeping
 
     async def _keep_house(self) -> None:
+        await self._clock.look()
         await self._rescue()
         while await fire(self._database):
             self._wake.set()
