@@ -125,7 +125,7 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
         actor.name,
         request_id,
         None,
-        kind.toolchain,
+        body.toolchain or kind.toolchain,
     )
     assert row is not None  # INSERT … RETURNING
     if body.recurrence_config is not None:
