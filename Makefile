@@ -15,7 +15,7 @@ help:
 	@echo "make test-container   the tests of the container runtime, with a private Podman"
 	@echo "make test-faults  every fault there is, the rarer ones too"
 	@echo "make soak    10 minutes of random work under random faults (ARGS='--minutes 2 --seed 7')"
-	@echo "make bench   the figures of the README, beside a peer"
+	@echo "make bench   the figures of the README, beside other queues (ARGS='--only queue' for some)"
 	@echo "make clean   remove what can be made again (never ./sfp-server)"
 
 setup: $(STAMP)
@@ -52,6 +52,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q tests/unit
 
 bench: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -r requirements-bench.txt
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:

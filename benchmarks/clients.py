@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import time
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -45,8 +46,16 @@ class Connection:
 
     def open(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPResponse:
         data = None if body is None else json.dumps(body)
-        self._http.request(method, "/sfp/api" + path, body=data, headers={**self._headers, **headers})
-        answer = self._http.getresponse()
+        request = partial(
+            self._http.request, method, "/sfp/api" + path, body=data, headers={**self._headers, **headers}
+        )
+        try:
+            request()
+            answer = self._http.getresponse()
+        except (OSError, http.client.HTTPException):  # the edge hung up meanwhile: connections are not kept for ever
+            self._http.close()
+            request()
+            answer = self._http.getresponse()
         if answer.status >= 300:
             raise Failed(f"{method} {path}: {answer.status} {answer.read()[:300]!r}")
         return answer
@@ -57,8 +66,8 @@ class Connection:
     def submit(self, body: Any) -> str:
         return self.json("POST", "/tasks", body)["operationId"]
 
-    def result(self, operation_id: str) -> dict[str, Any]:
-        result = self.json("GET", f"/tasks/{operation_id}/result")
+    def result(self, operation_id: str, *, wait: int = 0) -> dict[str, Any]:
+        result = self.json("GET", f"/tasks/{operation_id}/result" + (f"?wait={wait}" if wait else ""))
         if result["status"] != "completed" or result["result"]["exitCode"] != 0:
             raise Failed(f"a trivial task ended so: {result}")
         return result
@@ -91,6 +100,16 @@ class _Waiting:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+class Waited(_Waiting):
+    """`GET …/result?wait=`: the plainest way, on the same connection."""
+
+    def run(self, body: Any = TRIVIAL) -> float:
+        began = time.perf_counter()
+        operation_id = self.http.submit(body)
+        self.http.result(operation_id, wait=20)
+        return time.perf_counter() - began
 
 
 class Socket(_Waiting):

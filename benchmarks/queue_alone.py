@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/queue_alone.py [--tasks 2000] [--hands 1 8] [--rounds 3]
 
-*Ours*: the dispatcher's own statements, with the events, attempts, fairness and fences that belong to them. *Bare*: a
-`SKIP LOCKED` claim and a finish by id, each one by one and committed, on a table with the same columns and indexes as
-`tasks` but no attempts, no events and no rules, in the same database with the same durability. `hands` is how many
-tasks are in hand at once: so many connections of the bare loop, so many of the dispatcher's attempts.
+*Ours*: the dispatcher's exchange, with the events, attempts, fairness and fences that belong to it; endings that come
+together go together, as in the dispatcher. *Bare*: a `SKIP LOCKED` claim and a finish by id, each one by one and
+committed, on a table with the same columns and indexes as `tasks` but no attempts, no events and no rules, in the same
+database with the same durability. `hands` is how many tasks are in hand at once: so many connections of the bare loop,
+so many of the dispatcher's attempts.
 """
 
 import argparse
@@ -19,16 +20,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
-import store
 import uvloop
 
+import store
 from sfp_server.db.database import Database
 from sfp_server.runtimes.base import Exit
 from sfp_server.settings import Settings
-from sfp_server.tasks.attempt import finish
-from sfp_server.tasks.dispatcher import _claimed
-from sfp_server.tasks.model import Status
-from sfp_server.tasks.reports import SQL
+from sfp_server.tasks.claims import claimed
+from sfp_server.tasks.exchange import MOST, Exchange, Outcome
+from sfp_server.tasks.model import Claimed, Status
 
 RESULT = {"exitCode": 0, "signal": None, "durationMs": 3, "output": {}, "artifacts": [], "usage": {"cpuSeconds": 0.001}}
 
@@ -88,33 +88,38 @@ async def ours(settings: Settings, hands: int, count: int) -> float:
     await admin.execute(store.WAITING, team, count, "normal")
     await admin.execute("VACUUM ANALYZE tasks, attempts, channels, events")
     async with Database(settings.role_url("sfp_dispatcher"), application="bench", size=8) as database:
-        me = uuid4()
-
-        async def work() -> None:
-            while True:
-                async with database.separately() as tx:
-                    row = await tx.one(SQL["claim"], me, ["sandbox"], 0, 3)
-                if row is None:
-                    return
-                ended = await finish(
-                    database,
-                    _claimed(row),
-                    status=Status.COMPLETED,
-                    error=None,
-                    result=RESULT,
-                    exit_=Exit(code=0),
-                    attempt_status="completed",
-                )
-                assert ended
-
-        began = time.perf_counter()
-        await asyncio.gather(*(work() for _ in range(hands)))
-        seconds = time.perf_counter() - began
+        wake = asyncio.Event()
+        exchange = Exchange(database, uuid4(), wake=wake.set)
+        seconds = await _trade(exchange, wake, count)
     done = await admin.fetchval("SELECT count(*) FROM tasks WHERE status = 'completed'")
     left = await admin.fetchval("SELECT count(*) FROM tasks WHERE status <> 'completed'")
     assert (left, done % count) == (0, 0), (left, done)
     await admin.close()
     return count / seconds
+
+
+async def _trade(exchange: Exchange, wake: asyncio.Event, count: int) -> float:
+    """What the dispatcher does, with attempts that end at once; seconds from the first claim to the last end."""
+    ended = 0
+    attempts: set[asyncio.Task[None]] = set()
+
+    async def attempt(task: Claimed) -> None:
+        nonlocal ended
+        assert await exchange.finish(task, Outcome(status=Status.COMPLETED, result=RESULT, exit=Exit(code=0)))
+        ended += 1
+        wake.set()
+
+    began = time.perf_counter()
+    while ended < count:
+        for row in await exchange.step(["sandbox"], (0, 3), up_to=MOST):
+            attempts.add(asyncio.create_task(attempt(claimed(row))))
+        await asyncio.sleep(0)
+        if not exchange.is_waited_for and ended < count:
+            wake.clear()
+            await wake.wait()
+    seconds = time.perf_counter() - began
+    await asyncio.gather(*attempts)
+    return seconds
 
 
 async def measure(settings: Settings, *, hands: list[int], count: int, rounds: int) -> dict[str, dict[str, float]]:

@@ -107,6 +107,10 @@ class Health:
         """Components, queues, workers, resources; needs a sign-in."""
         return self._transport.json("GET", "/health")
 
+    def dispatchers(self) -> list[dict[str, Any]]:
+        """Which machines run tasks, and what they have. Owners only."""
+        return self._transport.json("GET", "/dispatchers")["items"]
+
 
 def new_key() -> str:
     """An Idempotency-Key: one per thing that is to be created, the same for every try."""

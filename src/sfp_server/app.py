@@ -40,6 +40,7 @@ from sfp_server.identity.sessions import Sessions
 from sfp_server.kinds import KINDS
 from sfp_server.settings import Settings
 from sfp_server.tasks import artifact_routes as artifacts
+from sfp_server.tasks import dispatcher_routes as dispatchers
 from sfp_server.tasks import routes as tasks
 from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.ends import Ends
@@ -56,6 +57,7 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
     *tasks.ROUTES,
     *artifacts.ROUTES,
+    *dispatchers.ROUTES,
     *credentials.ROUTES,
     *events.ROUTES,
 ]

@@ -134,13 +134,21 @@ class Machine:
         """Plug it in again."""
         ip("link", "set", self._cable, "up")
 
-    def freeze(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+    def freeze(self, *, with_leash: bool = False) -> None:
+        """Freeze the dispatcher, and what watches over it, too, if so asked; not the workers."""
+        self._signal(signal.SIGSTOP, with_leash=with_leash)
 
     def thaw(self) -> None:
+        self._signal(signal.SIGCONT, with_leash=True)
+
+    def _signal(self, number: signal.Signals, *, with_leash: bool) -> None:
         assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
+        dispatcher = psutil.Process(self.process.pid)
+        leash = [child for child in dispatcher.children() if child.cmdline() == dispatcher.cmdline()]
+        assert leash
+        for process in leash if with_leash else []:
+            process.send_signal(number)
+        dispatcher.send_signal(number)
 
     def kill(self) -> None:
         """`kill -9` of the dispatcher."""

@@ -112,6 +112,7 @@ def test_stop_wins_over_a_guard_that_starts_the_instance_again(healthy: Instance
     stopped = healthy.run("stop")  # meanwhile the guard is starting everything again
     assert stopped.returncode == 0, stopped.stderr
     assert supervisor.leftovers(healthy.place) == []  # nor a supervisord that could still start something
+    assert healthy.run("start").returncode == 0
 
 
 def test_one_supervisord_is_left_when_start_and_guard_meet(healthy: Instance):
@@ -141,3 +142,4 @@ def test_a_stop_that_cuts_leaves_nothing_of_its_workers(healthy: Instance):
         for entry in Path(top).glob(f"*-{dispatcher}-*")
     ]
     assert (groups, folders) == ([], [])
+    assert healthy.run("start").returncode == 0

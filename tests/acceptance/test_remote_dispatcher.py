@@ -71,7 +71,7 @@ def second(cable: Wire, home: Instance, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def alone(first: Machine) -> Iterator[Machine]:
     """The first machine, running."""
-    first.start()
+    first.start("--toolchain", "salesforce=2.1")
     eventually(first.is_ready, 30)
     yield first
     first.join()
@@ -211,7 +211,7 @@ def test_a_frozen_dispatcher_that_wakes_up_kills_its_worker_and_writes_nothing(
     task = work.submit(["python3", "-c", script, marker], retry=RETRY)
     eventually(lambda: running(marker), 20)
     (victim, _), *_ = attempts(home, task)
-    machines[victim].freeze()
+    machines[victim].freeze(with_leash=True)
     try:
         ran = work.wait(task, timeout=30)
         assert ran.status == "completed"
@@ -224,6 +224,20 @@ def test_a_frozen_dispatcher_that_wakes_up_kills_its_worker_and_writes_nothing(
     assert (len(after), after[-1]) == (lines, "from 2")
     assert [status for _, status in attempts(home, task)] == ["lost", "completed"]
     assert work.sh("true").status == "completed"
+
+
+def test_a_frozen_dispatcher_is_killed_before_others_take_its_tasks(
+    home: Instance, work: Jobs, both: tuple[Machine, Machine]
+) -> None:
+    machines = {machine.name: machine for machine in both}
+    task, marker = once_then_quick(work)
+    eventually(lambda: running(marker), 20)
+    (victim, _), *_ = attempts(home, task)
+    machines[victim].freeze()
+    assert machines[victim].ended(LEASE) == -signal.SIGKILL
+    eventually(lambda: not running(marker), 1)
+    assert attempts(home, task) == [(victim, "active")]
+    assert work.wait(task, timeout=15 + LEASE).status == "completed"
 
 
 def test_a_machine_that_is_cut_off_ends_its_workers_before_others_take_their_tasks(
@@ -335,7 +349,7 @@ def test_a_task_that_nobody_can_run_says_what_is_missing(home: Instance, work: J
     work.client.tasks.cancel(task)
 
 
-def test_the_report_names_every_machine(home: Instance, alone: Machine) -> None:
+def test_the_report_names_every_machine(home: Instance, work: Jobs, alone: Machine) -> None:
     def shown() -> bool:
         return {item["name"] for item in home.json("status")["dispatchers"]} >= {"local", "first"}
 
@@ -346,3 +360,6 @@ def test_the_report_names_every_machine(home: Instance, alone: Machine) -> None:
     )  # fmt: skip
     (mine,) = [item for item in json.loads(listed.stdout) if item["name"] == "first"]
     assert (mine["alive"], mine["slots"], mine["runtimes"]) == (True, 1, ["sandbox"])
+    told = {item["name"]: item for item in work.client.health.dispatchers() if item["alive"]}
+    assert (told["first"]["remote"], told["first"]["toolchains"]) == (True, {"salesforce": "2.1"})
+    assert (told["local"]["remote"], told["local"]["slots"]) == (False, 0)

@@ -126,12 +126,13 @@ class World:
             rows = await service.logs(tx, task_id, after=0, since=None, until=None, limit=1000)
         return [row["data"]["message"] for row in rows]
 
-    def dispatch(self, place: str = "here") -> Dispatcher:
+    def dispatch(self, place: str = "here", **options: Any) -> Dispatcher:
         dispatcher = Dispatcher(
             self.engine,
             lease_seconds=self.settings.lease_seconds,
             state_file=self.settings.directory / "dispatcher.json",
             place=place,
+            **options,
         )
         self.dispatchers.append((dispatcher, asyncio.create_task(dispatcher.run(stop_seconds=5))))
         return dispatcher

@@ -10,7 +10,7 @@ from sfp_server.actor import Actor, Role
 from sfp_server.errors import Conflict, Malformed, NotFinished, QuotaExceeded
 from sfp_server.kinds import KINDS
 from sfp_server.settings import Settings
-from sfp_server.tasks import explain, service, wire
+from sfp_server.tasks import answers, explain, service, wire
 from sfp_server.tasks.reports import persistently
 from sfp_server.web.wire import convert
 
@@ -86,9 +86,10 @@ async def test_a_concurrency_key_holds_across_queues(world):
     first = await world.submit("/bin/sleep", "30", concurrencyKey="env:UAT")
     await world.until(first, "active")
     second = await world.submit("/bin/true", concurrencyKey="env:UAT", priority="critical")
-    row = await world.until_reason(second, "concurrency")
-    assert str(first) in row["reason_detail"]
+    await world.until_reason(second, "concurrency")
     async with world.api.transaction(world.owner) as tx:
+        told = answers.status(await service.get(tx, second))
+        assert told.reason_detail == f"the key env:UAT is held by task {first}"
         await service.cancel(tx, world.owner, first)
     assert (await world.until(second))["status"] == "completed"
     assert await world.admin.fetchval("SELECT count(*) FROM held_keys") == 0

@@ -25,6 +25,12 @@ NEVER = {
     "a key that is held by a task which does not run, or a running task without its key": """
         SELECT id FROM tasks FULL JOIN held_keys ON task_id = id
          WHERE (status = 'active' AND concurrency_key IS NOT NULL) <> (key IS NOT NULL)""",
+    "a key that is free, and nobody in line for it": """
+        SELECT waiting.id FROM tasks AS waiting JOIN queues ON name = priority
+         WHERE status = 'pending' AND reason = 'concurrency' AND NOT paused AND slots > 0
+           AND NOT EXISTS (SELECT FROM held_keys WHERE held_keys.team_id = waiting.team_id AND key = concurrency_key)
+           AND NOT EXISTS (SELECT FROM tasks AS first WHERE first.status = 'pending' AND first.reason <> 'concurrency'
+                             AND first.team_id = waiting.team_id AND first.concurrency_key = waiting.concurrency_key)""",
     "a final task that has no time of its end, or gets another attempt": """
         SELECT id FROM tasks WHERE (status IN ('completed', 'failed', 'cancelled')) <> (finished_at IS NOT NULL)""",
     "a cancelled request that was retried": """
@@ -39,6 +45,16 @@ NEVER = {
         SELECT id FROM tasks WHERE finished_at IS NOT NULL AND NOT EXISTS (
           SELECT FROM events WHERE channel = 'task:' || id AND event = 'task.' || status)""",
 }
+#: tasks that share a task's key and could run, and come before it
+BEFORE = """
+  SELECT count(*)
+    FROM tasks AS me
+    JOIN tasks AS other ON (other.team_id, other.concurrency_key) = (me.team_id, me.concurrency_key)
+    JOIN queues ON queues.name = other.priority
+   WHERE me.id = $1 AND other.status = 'pending' AND other.due_at <= now() AND other.runtime IS DISTINCT FROM 'kubernetes'
+     AND NOT paused AND slots > 0
+     AND (array_position('{critical,normal,batch}', other.priority), other.due_at, other.id)
+         < (array_position('{critical,normal,batch}', me.priority), me.due_at, me.id)"""
 #: what no claim may do; slots that are lowered later are another matter
 AFTER_CLAIM = """
   SELECT attempts.team_id FROM attempts WHERE status = 'active' GROUP BY team_id HAVING count(*) > $1"""
@@ -143,7 +159,7 @@ class Life:
         if row["runtime"] not in {None, "sandbox"}:
             return "no_runtime"
         held = "SELECT count(*) FROM held_keys WHERE team_id = $1 AND key = $2"
-        if await one(held, row["team_id"], row["concurrency_key"]):
+        if await one(held, row["team_id"], row["concurrency_key"]) or await one(BEFORE, row["id"]):
             return "concurrency"
         active = await one("SELECT count(*) FROM attempts WHERE status = 'active' AND team_id = $1", row["team_id"])
         return "quota" if active >= TEAM_LIMIT else "queued"

@@ -1,7 +1,9 @@
 """Rules of waiting, cancelling and timing that were once broken, each from outside the statement that keeps it."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -294,3 +296,82 @@ async def test_uploads_and_occurrences_do_not_stay_for_ever(held):
     assert [row["drop_old_tasks"] for row in removed] == [old]
     assert {row["id"] for row in await held.admin.fetch("SELECT id FROM artifacts")} == {named, young}
     assert await held.admin.fetchval("SELECT count(*) FROM occurrences") == 1
+
+
+class Hanging:
+    """A runtime whose engine never answers."""
+
+    name = "process"
+
+    def __init__(self):
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+
+    async def start(self, workload, attendant):
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+    def isolation(self):
+        return {"runtime": self.name}
+
+
+@pytest.mark.parametrize("end", ["cancel", "timeout"])
+async def test_a_worker_that_never_comes_up_can_be_ended(world, end):
+    runtime = world.engine.runtimes["process"] = Hanging()
+    limit = {"timeoutSeconds": 1} if end == "timeout" else {}
+    task_id = await world.submit("/bin/true", runtime="process", **limit)
+    async with asyncio.timeout(20):
+        await runtime.asked.wait()
+        if end == "cancel":
+            assert await cancel(world, task_id) == "active"
+        await runtime.left.wait()
+    task = await world.until(task_id)
+    wanted = ("cancelled", "cancelled") if end == "cancel" else ("failed", "timeout")
+    assert (task["status"], json.loads(task["error"])["code"]) == wanted
+
+
+EXPLAIN = "SELECT reason, count(*) FROM tasks WHERE status = 'pending' GROUP BY 1 ORDER BY 1"
+
+
+async def explained(world):
+    """How many rows a look at the reasons changed, and what they are then."""
+    async with world.engine.database.serving() as tx:
+        changed = await tx.execute(world.dispatch_sql["explain"], 0)
+    return changed, dict(await world.admin.fetch(EXPLAIN))
+
+
+async def test_many_tasks_of_one_key_cost_the_others_nothing(held):
+    """They are not read at each claim, and not written each time that the key passes on."""
+    await held.admin.execute("UPDATE queues SET slots = 5")
+    pile = [await held.submit("/bin/true", concurrencyKey="k") for _ in range(30)]
+    assert (await claim(held))["id"] == pile[0]
+    assert await explained(held) == (29, {"concurrency": 29})
+    assert await claim(held) is None
+    for before, following in pairwise(pile[:4]):
+        await finish(held, before, 1, "completed")
+        reasons = dict(await held.admin.fetch(EXPLAIN))
+        assert reasons["queued"] == 1  # at once, without a look
+        assert await explained(held) == (0, reasons)
+        assert (await claim(held))["id"] == following
+        assert (await explained(held))[0] <= 1
+    async with held.api.transaction(held.owner) as tx:
+        last = await service.get(tx, pile[-1])
+    assert last["held_by"] == pile[3]
+
+
+async def test_a_key_passes_on_although_its_next_task_is_cancelled_or_cannot_run(held):
+    await held.admin.execute("UPDATE queues SET slots = 5")
+    first = await held.submit("/bin/true", concurrencyKey="k")
+    await claim(held)
+    nowhere = await held.submit("/bin/true", concurrencyKey="k", runtime="kubernetes")
+    unwanted = await held.submit("/bin/true", concurrencyKey="k")
+    last = await held.submit("/bin/true", concurrencyKey="k", priority="batch")
+    await explained(held)
+    await finish(held, first, 1, "completed")
+    await cancel(held, unwanted)
+    _, reasons = await explained(held)
+    assert reasons == {"no_runtime": 1, "queued": 1}
+    assert (await claim(held, "batch"))["id"] == last
+    assert await held.admin.fetchval("SELECT status FROM tasks WHERE id = $1", nowhere) == "pending"

@@ -83,7 +83,7 @@ async def test_without_scopes_every_route_answers_403_before_it_reads_the_reques
 
 @pytest.mark.parametrize("role", [Role.MEMBER, Role.APPLICATION])
 def test_only_owners_manage_what_gives_power(role):
-    powers = {Scope.APPLICATION_TOKENS_MANAGE, Scope.SECRETS_MANAGE, Scope.QUEUES_WRITE}
+    powers = {Scope.APPLICATION_TOKENS_MANAGE, Scope.SECRETS_MANAGE, Scope.QUEUES_WRITE, Scope.DISPATCHERS_READ}
     assert powers <= SCOPES[Role.OWNER]
     assert not powers & SCOPES[role]
 

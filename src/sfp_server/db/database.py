@@ -67,6 +67,11 @@ class Tx:
         with _translated():
             return await self._connection.fetch(statement, *values)
 
+    async def many(self, statement: str, values: Sequence[Sequence[Any]]) -> Sequence[Row]:
+        """The rows of a statement that is run with each of `values`, in a stream instead of one by one."""
+        with _translated():
+            return await self._connection.fetchmany(statement, values)
+
     async def value(self, statement: str, *values: Any) -> Any:
         """The first column of the first row, or None."""
         with _translated():

@@ -22,6 +22,7 @@ class Scope(StrEnum):
     ARTIFACTS_WRITE = "artifacts:write"
     QUEUES_READ = "queues:read"
     QUEUES_WRITE = "queues:write"
+    DISPATCHERS_READ = "dispatchers:read"
     EVENTS_READ = "events:read"
     SECRETS_MANAGE = "secrets:manage"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"

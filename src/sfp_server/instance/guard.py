@@ -1,4 +1,4 @@
-"""Who watches over the instance: `python -I -S guard.py DIRECTORY PORT`, itself one of supervisord's programs.
+"""Who watches over the instance: `python -I -S guard.py DIRECTORY PORT API_PORT`, one of supervisord's programs.
 
 supervisord starts again what has died. The guard sees to the rest:
 
@@ -8,7 +8,9 @@ supervisord starts again what has died. The guard sees to the rest:
   again at once. PostgreSQL's processes are only ever woken. A worker's processes too: nobody else is there to do it;
 * a service runs, but gives no sign of life: it is killed, and supervisord starts it again. Our own processes touch
   `run/alive/<pid>` every second (`sfp_server/alive.py`); the others are asked something cheap. PostgreSQL gets more
-  time, and an immediate shutdown instead of a kill.
+  time, and an immediate shutdown instead of a kill;
+* the API is down for a moment: the guard holds its port, lest another instance takes it. Both would have it then,
+  because API processes share their port, and requests would go to either.
 
 A machine that is merely slow kills nothing: whoever is stopped says so in /proc; silence is measured on a clock that
 stands while the guard itself is kept waiting, and counts for less the more processes wait for a processor. Killed
@@ -93,9 +95,11 @@ class Question:
 class Guard:
     """Looks after the instance in `directory`, whose supervisord has the number `supervisord`."""
 
-    def __init__(self, directory: Path, port: int, supervisord: int) -> None:
+    def __init__(self, directory: Path, port: int, supervisord: int, api_port: int = 0) -> None:
         self._run = (directory / "run").resolve()
         self._supervisord = supervisord
+        self._api_port = api_port
+        self._held: socket.socket | None = None
         self._questions = {
             "postgres": Question(str(self._run / "postgres" / ".s.PGSQL.5432"), SSL_REQUEST),
             "valkey-server": Question(str(self._run / "valkey.sock"), b"PING\r\n"),
@@ -127,12 +131,15 @@ class Guard:
         self.close()
 
     def close(self) -> None:
+        if self._held is not None:
+            self._held.close()
         for question in self._questions.values():
             question.forget()
 
     def look(self, clock: float) -> None:
         """Wake who is stopped, end who is silent. `clock`: seconds that the guard has been awake and on time."""
         self._clock = clock
+        self._hold_port()
         services = {pid: program(pid) for pid in children(self._supervisord)}
         looked_at: dict[int, float] = dict.fromkeys([self._supervisord, *services], OURS_STOPPED)
         for pid, name in services.items():
@@ -147,6 +154,19 @@ class Guard:
         killable = {pid for pid, name in services.items() if name != "postgres"}
         self._wake(looked_at, killable)
         self._forget_ended(services)
+
+    def _hold_port(self) -> None:
+        """Bound and not listening: who shares the port on purpose can have it, who looks for a free one cannot."""
+        if self._held is not None or not self._api_port:
+            return
+        held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            held.bind(("127.0.0.1", self._api_port))
+        except OSError:  # a connection that has just ended is in the way: the next look may do better
+            held.close()
+        else:
+            self._held = held
 
     def _wake(self, looked_at: dict[int, float], killable: set[int]) -> None:
         seen: set[tuple[int, str]] = set()
@@ -282,10 +302,10 @@ def say(text: str) -> None:
         return
 
 
-def main(directory: str, port: str = "0") -> None:
+def main(directory: str, port: str, api_port: str) -> None:
     supervisord = os.getppid()
     if _number(Path(directory) / "run" / "supervisord.pid") == supervisord:
-        Guard(Path(directory), int(port), supervisord).watch()
+        Guard(Path(directory), int(port), supervisord, int(api_port)).watch()
     log = os.open(Path(directory) / "logs" / "guard.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(log, 1)  # our pipes led to the dead supervisord
     os.dup2(log, 2)

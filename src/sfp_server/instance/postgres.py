@@ -17,6 +17,8 @@ from sfp_server.instance.services import Service, launcher, python_environment
 
 #: version 3.0 of the frontend/backend protocol
 PROTOCOL = 3 << 16
+#: for the instance's own processes, and for dispatchers elsewhere: 7 each
+OWN_CONNECTIONS, REMOTE_CONNECTIONS = 60, 140
 
 
 def create_cluster(at: Place) -> None:
@@ -35,9 +37,14 @@ def create_cluster(at: Place) -> None:
     )
 
 
-def configure(at: Place) -> None:
-    """(Re)write the server's configuration files: they follow the release, not the day of `init`."""
-    write(at.database / "postgresql.conf", templates.postgresql_conf())
+def configure(at: Place, *, remote: bool = False) -> None:
+    """(Re)write the server's configuration files: they follow the release, not the day of `init`.
+
+    Args:
+        remote: dispatchers on other machines connect, too.
+    """
+    connections = OWN_CONNECTIONS + (REMOTE_CONNECTIONS if remote else 0)
+    write(at.database / "postgresql.conf", templates.postgresql_conf(connections=connections))
     write(at.database / "pg_hba.conf", templates.pg_hba_conf())
 
 

@@ -169,7 +169,7 @@ def _others(at: Place, mine: str) -> list[str]:
 def _guard(at: Place, settings: Settings, env: dict[str, str]) -> Service:
     """It may have to start the whole instance again, so it keeps what that needs."""
     script = str(Path(__file__).with_name("guard.py"))
-    argv = [sys.executable, "-I", "-S", script, str(at.directory), str(settings.port)]
+    argv = [sys.executable, "-I", "-S", script, str(at.directory), str(settings.port), str(settings.api_port)]
     return Service(name="guard", argv=argv, env=env, capabilities=None, priority=999)
 
 

@@ -131,7 +131,7 @@ def _launch(at: Place, settings: Settings, environ: Mapping[str, str], say: Call
     if settings.cache_url is None:
         write(at.valkey_conf, templates.valkey_conf(at, settings.secret("valkey")))
     if settings.database_url is None:
-        postgres.configure(at)
+        postgres.configure(at, remote=settings.dispatchers_listen is not None)
     current = schema.is_current(at)
     first = [service.name for service in programs if current or service.name in {"postgres", "cache"}]
     write(at.directory / "supervisor.conf", templates.supervisor_conf(at, programs, autostart=first))

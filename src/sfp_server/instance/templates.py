@@ -16,7 +16,7 @@ from sfp_server.settings import Settings
 GENERATED = "# Written by sfp-server at every start: change config.json instead.\n"
 
 
-def postgresql_conf() -> str:
+def postgresql_conf(*, connections: int) -> str:
     """Small, durable, reachable through its unix socket only; never logs a statement (it could hold a secret)."""
     return (
         GENERATED
@@ -24,7 +24,7 @@ def postgresql_conf() -> str:
 listen_addresses = ''
 unix_socket_permissions = 0700
 password_encryption = 'scram-sha-256'
-max_connections = 60
+max_connections = CONNECTIONS
 shared_buffers = '64MB'
 work_mem = '4MB'
 maintenance_work_mem = '32MB'
@@ -52,7 +52,7 @@ lc_monetary = 'C.UTF-8'
 lc_numeric = 'C.UTF-8'
 lc_time = 'C.UTF-8'
 default_text_search_config = 'pg_catalog.english'
-"""
+""".replace("CONNECTIONS", str(connections))
     )
 
 
@@ -222,7 +222,11 @@ def _proxies(settings: Settings) -> str:
 
 
 def _proxy(settings: Settings, matcher: str, limit: str, *, buffer: str) -> str:
-    """X-Forwarded-For is the edge's word: what a client sends under that name is not passed on."""
+    """X-Forwarded-For is the edge's word: what a client sends under that name is not passed on.
+
+    The API holds no answer back for longer than 30 seconds (long polls), and streams begin at once: whoever has not
+    begun to answer three times as long is stuck in a way that the guard could not mend, and the client is told so.
+    """
     return f"""\
 	handle {matcher} {{
 		request_body {{
@@ -236,6 +240,7 @@ def _proxy(settings: Settings, matcher: str, limit: str, *, buffer: str) -> str:
 			stream_close_delay 5s
 			transport http {{
 				dial_timeout 2s
+				response_header_timeout 90s
 				keepalive 30s
 				keepalive_idle_conns_per_host 32
 			}}

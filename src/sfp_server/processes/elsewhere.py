@@ -18,6 +18,7 @@ import structlog
 from sfp_server.db.database import Database
 from sfp_server.kinds import KINDS
 from sfp_server.processes.dispatch import STOP_SECONDS, limits_of, only_one, opened, then
+from sfp_server.processes.leash import leash
 from sfp_server.processes.signals import stop_signal
 from sfp_server.remote import client, tls
 from sfp_server.remote.client import Address, CourierClient
@@ -59,7 +60,8 @@ async def run(settings: Settings, contract: Contract) -> None:
         facts = await _met(courier, stopping)
         if facts is not None:
             log.info("accepted", name=facts.name, slots=facts.slots, instance=facts.version)
-            await _work(settings, contract, courier, facts, stopping)
+            async with leash(facts.lease_seconds):  # while nothing is open but the lock, which the child gives up
+                await _work(settings, contract, courier, facts, stopping)
 
 
 async def _met(courier: CourierClient, stopping: asyncio.Event) -> Facts | None:
@@ -93,7 +95,7 @@ async def _work(
     database = Database(
         contract.database_url,
         application="sfp dispatcher",
-        size=8,
+        size=6,
         schema="sfp_remote",
         access=access(contract, courier.ca),
     )

@@ -20,6 +20,9 @@ log = structlog.get_logger()
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 #: what the login roles of dispatchers begin with; the courier lets no other role reach the database
 ROLE_PREFIX = "sfp_at_"
+#: of one machine: three times its pool (dead ones may take a while to be noticed), and far below what would keep
+#: others out of the database
+SESSIONS_PER_ROLE = 21
 
 _LISTED = """
 SELECT enrolments.name, enrolments.slots, enrolments.role, enrolments.created_at, dispatchers.host, dispatchers.version,
@@ -43,7 +46,8 @@ async def enrol(admin_url: str, name: str, token: Token, *, slots: int) -> str:
     role = f"{ROLE_PREFIX}{name.replace('-', '_')}_{secrets.token_hex(3)}"
     await run_script(
         admin_url,
-        f"CREATE ROLE {role} LOGIN INHERIT PASSWORD '{token.password_verifier()}' IN ROLE sfp_remote_dispatcher;"
+        f"CREATE ROLE {role} LOGIN INHERIT CONNECTION LIMIT {SESSIONS_PER_ROLE} "
+        f"PASSWORD '{token.password_verifier()}' IN ROLE sfp_remote_dispatcher;"
         f"ALTER ROLE {role} SET search_path = sfp_remote",
     )
     try:

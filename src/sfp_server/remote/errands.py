@@ -110,6 +110,11 @@ class Errands:
             case _:
                 raise Refused("malformed", "there is no such errand")
 
+    async def is_role(self, role: str) -> bool:
+        """Whether this is the login role of an enrolled machine. Raises Unavailable."""
+        async with self._database.separately() as tx:
+            return await tx.one(SQL["is_role"], role) is not None
+
     async def _enrolled(self, key: str) -> Row:
         async with self._database.separately() as tx:
             machine = await tx.one(SQL["enrolled"], hash_of(key))

@@ -4,6 +4,12 @@ SELECT id, name, slots
   FROM enrolments
  WHERE token_hash = $1
 
+-- name: is_role
+-- No row: no enrolled machine has this login role.
+SELECT id
+  FROM enrolments
+ WHERE role = $1
+
 -- name: carried_input
 -- An artifact that a task names which this machine runs. No row: it is none of its business, or was deleted.
 SELECT artifacts.id, artifacts.name, artifacts.size, artifacts.sha256

@@ -230,6 +230,8 @@ def reason(row: Row) -> tuple[str | None, str | None]:
             return "scheduled", f"due at {when}"
         case "retry":
             return "retry", f"{row['reason_detail']}; the next is due at {when}"
+        case "concurrency" if row.get("held_by"):
+            return "concurrency", f"the key {row['concurrency_key']} is held by task {row['held_by']}"
         case other:
             return other, row["reason_detail"]
 

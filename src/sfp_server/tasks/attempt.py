@@ -86,6 +86,8 @@ class Attempt:
         #: fetched files that the worker does not have yet
         self._fetched: list[Path] = []
         self._began = time.monotonic()
+        #: the task of `run` as long as there is no worker that could be asked to end
+        self._preparing: asyncio.Task[Any] | None = None
         #: what frees an ended worker's remains; the task's end need not wait for it
         self._clean: Callable[[], Awaitable[None]] | None = None
         self._log = log.bind(
@@ -94,8 +96,11 @@ class Attempt:
 
     def end(self, why: Ending) -> None:
         """Ask the worker to end. The first reason counts."""
-        if not self._ending.done():
-            self._ending.set_result(why)
+        if self._ending.done():
+            return
+        self._ending.set_result(why)
+        if self._preparing is not None:
+            self._preparing.cancel()  # what it waits for may never come
 
     async def run(self) -> None:
         self._log.debug("attempt started")
@@ -120,12 +125,20 @@ class Attempt:
         if kind is None:
             return _failed("unknown_type", f"this release has no task type {self.task.type}")
         runtime = self._engine.runtimes[self.task.runtime or self._engine.default_runtime]
+        if self._ending.done():
+            return self._ended(self._ending.result(), Exit())
+        too_late = asyncio.get_running_loop().call_later(self.task.timeout_seconds, self.end, Ending.TIMEOUT)
+        preparing = self._preparing = asyncio.current_task()
         try:
             data = msgspec.convert(self.task.data, kind.data)
             described = kind.describe(data, await persistently(lambda: self._circumstances(kind, data)))
             workload = replace(described, kind=kind.name, toolchain=self.task.toolchain)
             self._reports.ticket = await self._ticket()
             handle = await runtime.start(workload, self._reports)
+        except asyncio.CancelledError:
+            if preparing is None or not self._ending.done() or preparing.uncancel() > 0:
+                raise  # it is not `end` that cancelled us
+            return self._ended(self._ending.result(), Exit())
         except msgspec.ValidationError as error:
             return _failed("bad_data", f"the stored data no longer fits the type: {error}")
         except FileNotFoundError:
@@ -135,6 +148,8 @@ class Attempt:
         except RuntimeUnavailable as error:
             return _failed("cannot_start", f"no worker could be started: {error}")
         finally:
+            self._preparing = None
+            too_late.cancel()
             for path in self._fetched:
                 self._delivery.release(path)
         return await self._supervise(runtime, handle, kind, data, workload)
@@ -174,7 +189,9 @@ class Attempt:
         waiting = asyncio.ensure_future(runtime.wait(handle))
         try:
             await asyncio.wait(
-                {waiting, self._ending}, timeout=self.task.timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+                {waiting, self._ending},
+                timeout=max(0.0, self._began + self.task.timeout_seconds - time.monotonic()),
+                return_when=asyncio.FIRST_COMPLETED,
             )
             if waiting.done():
                 return self._judge(kind, data, await waiting)
@@ -197,8 +214,13 @@ class Attempt:
             return None
         await runtime.terminate(handle)
         await asyncio.wait({waiting}, timeout=grace + _STOP_SECONDS)
-        exit_ = await waiting if waiting.done() else Exit()
+        return self._ended(why, await waiting if waiting.done() else Exit())
+
+    def _ended(self, why: Ending, exit_: Exit) -> Outcome | None:
+        """The outcome of an attempt that did not end by itself."""
         match why:
+            case Ending.STALE:
+                return None
             case Ending.CANCELLED:
                 error = TaskError(code="cancelled", message="cancelled while it was running")
                 return Outcome(status=Status.CANCELLED, error=error, result=self._result(exit_), exit=exit_)

@@ -95,12 +95,14 @@ UPDATE tasks
 RETURNING *
 
 -- name: tell_overdue
-SELECT tell_task(tasks, 'task.failed')
+SELECT free_keys(ARRAY[id]), tell_task(tasks, 'task.failed')
   FROM tasks
  WHERE id = $1
 
 -- name: explain
--- Keep the reasons of due tasks true: the first that applies, in this order. Touches only what changed.
+-- Keep the reasons of due tasks true: the first that applies, in this order. Touches only what changed. (A task that has a
+-- reason is pending; asked for by its status, PostgreSQL would join every pending task with every other.) Of those that
+-- share a free key one is in line, the others wait for it; who holds a key is looked up when somebody asks.
 WITH alive AS (
   SELECT runtimes, toolchains FROM dispatchers WHERE seen_at > now() - interval '15 seconds'
 ), able AS (  -- what one dispatcher has together; '' stands for tasks that ask for nothing
@@ -110,34 +112,46 @@ WITH alive AS (
          LATERAL (SELECT jsonb_object_keys(toolchains) UNION ALL SELECT '') AS has (toolchain)
 ), load AS (
   SELECT team_id, count(*) AS active FROM attempts WHERE status = 'active' GROUP BY team_id
+), waiting AS (
+  SELECT tasks.*, queues.paused OR queues.slots = 0 AS is_paused,
+         (tasks.runtime IS NOT NULL OR tasks.toolchain IS NOT NULL) AND able.runtime IS NULL AS is_unable
+    FROM tasks
+    JOIN queues ON queues.name = tasks.priority
+    LEFT JOIN able ON able.runtime = coalesce(tasks.runtime, '') AND able.toolchain = coalesce(tasks.toolchain, '')
+   WHERE status = 'pending' AND due_at <= now() AND schedule_type <> 'recurring'
+), of_keys AS (
+  SELECT waiting.id,
+         held_keys.task_id IS NOT NULL
+         OR row_number() OVER (PARTITION BY waiting.team_id, concurrency_key, is_paused OR is_unable
+                               ORDER BY array_position(ARRAY['critical', 'normal', 'batch'], priority), due_at, id) > 1
+           AS is_blocked
+    FROM waiting
+    LEFT JOIN held_keys ON held_keys.team_id = waiting.team_id AND held_keys.key = concurrency_key
+   WHERE concurrency_key IS NOT NULL
 ), now_is AS (
   SELECT waiting.id,
-         CASE WHEN queues.paused OR queues.slots = 0 THEN 'paused'
-              WHEN waiting.needs AND able.runtime IS NULL THEN 'no_runtime'
-              WHEN held_keys.task_id IS NOT NULL THEN 'concurrency'
+         CASE WHEN is_paused THEN 'paused'
+              WHEN is_unable THEN 'no_runtime'
+              WHEN is_blocked THEN 'concurrency'
               WHEN $1 > 0 AND load.active >= $1 THEN 'quota'
               ELSE 'queued' END AS reason,
-         CASE WHEN queues.paused OR queues.slots = 0 THEN 'the queue ' || queues.name || ' is paused'
-              WHEN waiting.needs AND able.runtime IS NULL
+         CASE WHEN is_paused THEN 'the queue ' || waiting.priority || ' is paused'
+              WHEN is_unable
                 THEN 'no dispatcher ' || concat_ws(' and ', 'offers the runtime ' || waiting.runtime,
                                                    'has the toolchain ' || waiting.toolchain)
-              WHEN held_keys.task_id IS NOT NULL
-                THEN 'the key ' || waiting.concurrency_key || ' is held by task ' || held_keys.task_id
+              WHEN is_blocked THEN 'tasks with the key ' || waiting.concurrency_key || ' run one after another'
               WHEN $1 > 0 AND load.active >= $1 THEN 'the team runs ' || load.active || ' tasks; its limit is ' || $1
               WHEN waiting.preemptions > 0 AND waiting.due_at <= waiting.started_at
                 THEN 'made room for more urgent work; it runs again' END AS detail
-    FROM (SELECT *, runtime IS NOT NULL OR toolchain IS NOT NULL AS needs FROM tasks) AS waiting
-    JOIN queues ON queues.name = waiting.priority
-    LEFT JOIN able ON able.runtime = coalesce(waiting.runtime, '') AND able.toolchain = coalesce(waiting.toolchain, '')
+    FROM waiting
     LEFT JOIN load ON load.team_id = waiting.team_id
-    LEFT JOIN held_keys ON held_keys.team_id = waiting.team_id AND held_keys.key = waiting.concurrency_key
-   WHERE waiting.status = 'pending' AND waiting.due_at <= now() AND waiting.schedule_type <> 'recurring'
+    LEFT JOIN of_keys ON of_keys.id = waiting.id
 )
 UPDATE tasks
    SET reason = now_is.reason, reason_detail = now_is.detail
   FROM now_is
  WHERE tasks.id = now_is.id
-   AND tasks.status = 'pending'
+   AND tasks.reason IS NOT NULL
    AND (tasks.reason, tasks.reason_detail) IS DISTINCT FROM (now_is.reason, now_is.detail)
 
 -- name: announce

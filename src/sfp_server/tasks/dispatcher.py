@@ -36,6 +36,8 @@ log = structlog.get_logger()
 _LOOK_SECONDS = 1.0
 #: seconds between two looks for months to make and to drop
 _CLEAN_SECONDS = 3600.0
+#: of its time at most this share goes into the reasons of waiting tasks, unless they are older than so many seconds
+_EXPLAIN_SHARE, _EXPLAIN_SECONDS = 0.02, 15.0
 #: leases are renewed this many times before they would run out
 _RENEWALS_PER_LEASE = 4
 #: part of a lease for which one that has run out must stay as it is before its attempt is lost
@@ -78,6 +80,8 @@ class Dispatcher:
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        #: when the reasons are looked at next, by our own clock
+        self._explain_at = 0.0
         self._clock = DatabaseClock(engine.database)
         #: leases that had run out when we looked last, and when we saw them first, on our own clock
         self._expired: dict[tuple[UUID, int, datetime], float] = {}
@@ -312,7 +316,16 @@ class Dispatcher:
         async with self._database.serving() as tx:
             if await tx.all(SQL["due"]):
                 self._wake.set()
+        await self._explain()
+
+    async def _explain(self) -> None:
+        """Keep the reasons of what waits true. It reads all that waits: with very much, less often."""
+        began = _now()
+        if began < self._explain_at:
+            return
+        async with self._database.serving() as tx:
             await tx.execute(SQL["explain"], self._rules[0])
+        self._explain_at = began + min(_EXPLAIN_SECONDS, (_now() - began) / _EXPLAIN_SHARE)
 
     async def _fail_overdue(self) -> bool:
         error = {"code": "queue_timeout", "message": "no worker was free in time", "retryable": False}

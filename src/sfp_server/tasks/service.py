@@ -95,6 +95,22 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
         UnknownSecret: it declares a secret that the team does not have.
         Unprocessable: its input artifact does not exist, or its series would never run.
     """
+    stored = await _stored(tx, actor, submission, settings, request_id)
+    row = await tx.one(SQL["submit"], *stored.values, True)
+    assert row is not None  # INSERT … RETURNING
+    await _add_schedule(tx, row, submission.body, stored)
+    return row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    """What the statement `submit` stores of a submission, and when a series runs first."""
+
+    values: tuple[Any, ...]
+    first_run: datetime | None
+
+
+async def _stored(tx: Tx, actor: Actor, submission: Submission, settings: Settings, request_id: str) -> _Stored:
     body, kind, at = submission.body, submission.kind, submission.at
     secrets = [item.name for item in body.credentials if isinstance(item, SecretCredential)]
     await require_secrets(tx, secrets, at=f"{at}credentials")
@@ -103,8 +119,8 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
             raise _impossible(f"{at}data", f"there is no artifact {artifact_id}")
     first_run = await _first_run(tx, body, at=at)
     retry = body.retry_config
-    row = await tx.one(
-        SQL["submit"],
+    limits = msgspec.to_builtins(body.limits or LimitsBody())
+    values = (
         body.type,
         msgspec.to_builtins(submission.data),
         str(body.priority or kind.queue),
@@ -119,7 +135,7 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
         body.concurrency_key,
         body.runtime,
         body.network or str(kind.network),
-        {name: value for name, value in msgspec.to_builtins(body.limits or LimitsBody()).items() if value is not None},
+        {name: value for name, value in limits.items() if value is not None},
         msgspec.to_builtins(body.credentials),
         actor.label,
         actor.name,
@@ -127,10 +143,13 @@ async def submit(tx: Tx, actor: Actor, submission: Submission, settings: Setting
         None,
         body.toolchain or kind.toolchain,
     )
-    assert row is not None  # INSERT … RETURNING
+    return _Stored(values=values, first_run=first_run)
+
+
+async def _add_schedule(tx: Tx, row: Row, body: SubmitTask, stored: _Stored) -> None:
     if body.recurrence_config is not None:
-        await tx.execute(SQL["add_schedule"], row["id"], msgspec.to_builtins(body.recurrence_config), first_run)
-    return row
+        config = msgspec.to_builtins(body.recurrence_config)
+        await tx.execute(SQL["add_schedule"], row["id"], config, stored.first_run)
 
 
 async def _first_run(tx: Tx, body: SubmitTask, *, at: str) -> datetime | None:
@@ -162,10 +181,14 @@ async def require_room(tx: Tx, settings: Settings, *, more: int = 1) -> None:
 async def submit_all(
     tx: Tx, actor: Actor, submissions: Sequence[Submission], settings: Settings, *, request_id: str
 ) -> list[Row]:
-    """Store many tasks, all or none. Raises as `submit` does."""
+    """Store many tasks, all or none; their events are told at once. Raises as `submit` does."""
     await require_room(tx, settings, more=len(submissions))
-    await tx.all(SQL["lock_channels"])
-    return [await submit(tx, actor, submission, settings, request_id=request_id) for submission in submissions]
+    stored = [await _stored(tx, actor, submission, settings, request_id) for submission in submissions]
+    rows = await tx.many(SQL["submit"], [(*one.values, False) for one in stored])
+    for row, submission, one in zip(rows, submissions, stored, strict=True):
+        await _add_schedule(tx, row, submission.body, one)
+    await tx.all(SQL["tell_created"], [row["id"] for row in rows])
+    return list(rows)
 
 
 async def retry(tx: Tx, actor: Actor, task_id: UUID, *, request_id: str) -> Row:
@@ -300,6 +323,7 @@ async def cancel(tx: Tx, actor: Actor, task_id: UUID) -> Status:
     error = {"code": "cancelled", "message": "cancelled before it started", "retryable": False}
     await tx.execute(SQL["stop_schedule"], task_id)
     await tx.one(SQL["cancel_pending"], task_id, actor.label, error)
+    await tx.all(SQL["free_key"], task_id)
     return Status.CANCELLED
 
 

@@ -1,5 +1,5 @@
 -- name: submit
--- Store a task, tell its event, wake the dispatchers: all when, and only when, the transaction commits.
+-- Store a task; $22: tell its event and wake the dispatchers. All when, and only when, the transaction commits.
 WITH made AS (
   INSERT INTO tasks (team_id, type, data, priority, schedule_type, labels, reason, due_at, max_attempts, retry_config,
                      timeout_seconds, queue_timeout_seconds, lease_seconds, concurrency_key, runtime, network,
@@ -9,16 +9,23 @@ WITH made AS (
           coalesce($6::timestamptz, now()), $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
   RETURNING *
 ), told AS (
-  SELECT tell_task(made, 'task.created'), pg_notify('sfp_tasks', made.priority) FROM made
+  SELECT tell_task(made, 'task.created'), pg_notify('sfp_tasks', made.priority) FROM made WHERE $22
 )
 SELECT made.*
-  FROM made, told
+  FROM made
+  LEFT JOIN told ON true
+
+-- name: tell_created
+-- What `submit` tells, of many tasks at once.
+SELECT tell_tasks(current_team(), $1, 'task.created'), pg_notify('sfp_tasks', 'created')
 
 -- name: get
 -- One task. A due one says that nobody could run it when no dispatcher is alive. No row: unknown, or not yours.
 SELECT tasks.*,
        status = 'pending' AND due_at <= now()
-         AND NOT EXISTS (SELECT FROM dispatchers WHERE seen_at > now() - interval '15 seconds') AS nobody_runs
+         AND NOT EXISTS (SELECT FROM dispatchers WHERE seen_at > now() - interval '15 seconds') AS nobody_runs,
+       (SELECT task_id FROM held_keys
+         WHERE reason = 'concurrency' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
   FROM tasks
  WHERE id = $1
 
@@ -34,25 +41,18 @@ SELECT id
  LIMIT 100
 
 -- name: attempts
-SELECT attempt, status, queue, runtime, dispatcher_id, task_id || '/' || attempt AS worker, started_at, ended_at, exit_code, signal, error, usage,
-       first_seq, last_seq
+SELECT attempt, status, queue, runtime, dispatcher_id, task_id || '/' || attempt AS worker, started_at, ended_at,
+       exit_code, signal, error, usage, first_seq, last_seq
   FROM attempts
  WHERE task_id = $1
  ORDER BY attempt
 
 -- name: list
 -- Newest first; $7 is the last id of the previous page.
-SELECT tasks.*, false AS nobody_runs
-  FROM tasks
- WHERE ($1::text IS NULL OR status = $1)
-   AND ($2::text IS NULL OR type = $2)
-   AND ($3::text IS NULL OR priority = $3)
-   AND ($4::jsonb IS NULL OR labels @> $4)
-   AND ($5::timestamptz IS NULL OR created_at > $5)
-   AND ($6::timestamptz IS NULL OR created_at < $6)
-   AND ($7::uuid IS NULL OR id < $7)
- ORDER BY id DESC
- LIMIT $8
+SELECT tasks.*, false AS nobody_runs,
+       (SELECT task_id FROM held_keys
+         WHERE reason = 'concurrency' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
+  FROM list_tasks($1, $2, $3, $4, $5, $6, $7, $8) AS tasks
 
 -- name: lock
 -- The task's state, held until the transaction ends. No row: unknown, or not yours.
@@ -72,6 +72,9 @@ WITH ended AS (
 )
 SELECT tell_task(ended, 'task.cancelled')
   FROM ended
+
+-- name: free_key
+SELECT free_keys(ARRAY[$1::uuid])
 
 -- name: ask_to_cancel
 UPDATE tasks
@@ -144,14 +147,6 @@ DELETE FROM artifacts
    AND task_id IS NULL
 RETURNING id
 
--- name: lock_channels
--- Before many tasks are told in one transaction: lock what they share, in the order of the names.
-INSERT INTO channels AS c (team_id, name, last_seq)
-SELECT current_team(), name, 0
-  FROM unnest(ARRAY['queue:batch', 'queue:critical', 'queue:normal', 'tasks']) AS name
- ORDER BY name
-    ON CONFLICT (team_id, name) DO UPDATE SET last_seq = c.last_seq
-
 -- name: waiting
 -- How many tasks of the team wait, counted up to a limit.
 SELECT count(*)
@@ -191,7 +186,9 @@ UPDATE schedules
 
 -- name: instances
 -- Runs of a series, newest first; $2 is the last id of the previous page.
-SELECT tasks.*, false AS nobody_runs
+SELECT tasks.*, false AS nobody_runs,
+       (SELECT task_id FROM held_keys
+         WHERE reason = 'concurrency' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
   FROM tasks
  WHERE series_id = $1
    AND ($2::uuid IS NULL OR id < $2)

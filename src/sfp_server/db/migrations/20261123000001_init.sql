@@ -305,9 +305,12 @@ CREATE TABLE tasks (
   CONSTRAINT tasks_final_has_time CHECK ((status IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
   CONSTRAINT tasks_failed_has_error CHECK (status <> 'failed' OR error IS NOT NULL)
 ) PARTITION BY RANGE (id);  -- ids begin with their time, so a range of ids is a month
--- Inside a queue, teams take turns: the first waiting task of each team must be found without reading the others.
-CREATE INDEX tasks_waiting ON tasks (priority, team_id, due_at, id)
+-- Inside a queue, teams take turns: the first waiting task of each team must be found without reading the others, and
+-- without reading those that wait for their concurrency key.
+CREATE INDEX tasks_waiting ON tasks (priority, ((reason = 'concurrency')::int), team_id, due_at, id)
   WHERE status = 'pending' AND schedule_type <> 'recurring';
+CREATE INDEX tasks_of_key ON tasks (team_id, concurrency_key, priority, due_at, id)
+  WHERE status = 'pending' AND schedule_type <> 'recurring' AND concurrency_key IS NOT NULL;
 CREATE INDEX tasks_not_due ON tasks (due_at) WHERE status = 'pending' AND reason IN ('scheduled', 'retry');
 CREATE INDEX tasks_hurried ON tasks (due_at) WHERE status = 'pending' AND queue_timeout_seconds IS NOT NULL;
 CREATE INDEX tasks_by_series ON tasks (series_id, id) WHERE series_id IS NOT NULL;
@@ -506,7 +509,7 @@ BEGIN
   END LOOP;
   -- An actor of the API sees and writes the rows of its own team.
   FOREACH name IN ARRAY ARRAY['memberships', 'application_tokens', 'channels', 'events', 'tasks', 'attempts', 'artifacts',
-                              'idempotency_keys', 'secrets', 'leases', 'audit_log', 'schedules'] LOOP
+                              'idempotency_keys', 'secrets', 'leases', 'audit_log', 'schedules', 'held_keys'] LOOP
     EXECUTE format('CREATE POLICY %I ON %I TO sfp_api USING (team_id = current_team()) WITH CHECK (team_id = current_team())',
                    name || '_of_own_team', name);
   END LOOP;
@@ -564,7 +567,7 @@ GRANT SELECT, INSERT ON events TO sfp_api;
 GRANT UPDATE (data) ON events TO sfp_api;  -- deleted log lines keep their number
 GRANT SELECT, INSERT ON tasks TO sfp_api;
 GRANT UPDATE (status, reason, reason_detail, finished_at, cancel_requested_at, cancelled_by, error) ON tasks TO sfp_api;
-GRANT SELECT ON attempts, queues, dispatchers, leases TO sfp_api;
+GRANT SELECT ON attempts, queues, dispatchers, leases, held_keys TO sfp_api;
 GRANT UPDATE ON queues TO sfp_api;
 GRANT SELECT, INSERT, DELETE ON artifacts TO sfp_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_keys TO sfp_api;

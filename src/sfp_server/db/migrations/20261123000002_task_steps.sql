@@ -178,6 +178,7 @@ BEGIN
   RETURN EXISTS (
     SELECT FROM tasks
      WHERE priority = in_queue AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now()
+       AND (reason = 'concurrency')::int = 0
        AND (runtime IS NULL OR runtime = ANY (on_runtimes))
        AND (toolchain IS NULL OR '+' || toolchain = ANY (on_runtimes))
        AND (concurrency_key IS NULL OR NOT EXISTS (
@@ -197,11 +198,12 @@ BEGIN
   WITH RECURSIVE waiting (team_id) AS (  -- each team once, without reading all its tasks
     (SELECT team_id FROM tasks
       WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
+        AND (reason = 'concurrency')::int = 0
       ORDER BY team_id LIMIT 1)
     UNION ALL
     SELECT (SELECT tasks.team_id FROM tasks
              WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
-               AND tasks.team_id > waiting.team_id
+               AND (reason = 'concurrency')::int = 0 AND tasks.team_id > waiting.team_id
              ORDER BY tasks.team_id LIMIT 1)
       FROM waiting
      WHERE waiting.team_id IS NOT NULL
@@ -216,7 +218,7 @@ BEGIN
              FROM (SELECT id, due_at, concurrency_key
                      FROM tasks
                     WHERE priority = from_queue AND status = 'pending' AND schedule_type <> 'recurring'
-                      AND team_id = waiting.team_id AND due_at <= now()
+                      AND (reason = 'concurrency')::int = 0 AND team_id = waiting.team_id AND due_at <= now()
                       AND (runtime IS NULL OR runtime = ANY (on_runtimes))
                       AND (toolchain IS NULL OR '+' || toolchain = ANY (on_runtimes))
                       AND (concurrency_key IS NULL OR NOT EXISTS (
@@ -268,7 +270,8 @@ CREATE FUNCTION queues_with_work() RETURNS text[] LANGUAGE sql STABLE AS $$
   SELECT array_agg(queue)
     FROM unnest(ARRAY['critical', 'normal', 'batch']) AS queue
    WHERE EXISTS (SELECT FROM tasks
-                  WHERE priority = queue AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now())
+                  WHERE priority = queue AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now()
+                    AND (reason = 'concurrency')::int = 0)
 $$;
 
 -- Give waiting tasks to a dispatcher, the most urgent queue first, as long as there is room, `up_to` of them. The caller
@@ -355,12 +358,39 @@ BEGIN
   END LOOP;
 END $$;
 
+-- These tasks have ended: of each key that is free now, the first that waits for it is in line at once; the others go on
+-- waiting. (Should it be locked just now, or unable to run, `explain` finds another one.)
+CREATE FUNCTION free_keys(of_tasks uuid[]) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  of_team  uuid;
+  of_key   text;
+  of_queue text;
+BEGIN
+  FOR of_team, of_key IN
+    SELECT DISTINCT team_id, concurrency_key FROM tasks WHERE id = ANY (of_tasks) AND concurrency_key IS NOT NULL
+  LOOP
+    CONTINUE WHEN EXISTS (SELECT FROM held_keys WHERE team_id = of_team AND key = of_key);
+    FOREACH of_queue IN ARRAY ARRAY['critical', 'normal', 'batch'] LOOP
+      CONTINUE WHEN EXISTS (SELECT FROM queues WHERE name = of_queue AND (paused OR slots = 0));
+      UPDATE tasks SET reason = 'queued', reason_detail = NULL
+       WHERE id = (SELECT id FROM tasks
+                    WHERE team_id = of_team AND concurrency_key = of_key AND priority = of_queue AND status = 'pending'
+                      AND schedule_type <> 'recurring' AND due_at <= now()
+                    ORDER BY due_at, id
+                    LIMIT 1
+                      FOR NO KEY UPDATE SKIP LOCKED);
+      EXIT WHEN FOUND;
+    END LOOP;
+  END LOOP;
+END $$;
+
 -- End attempts, given as an array of `ending` in JSON: results, states, credentials and events in one step. Answers the
 -- tasks whose attempt has ended with this call; one that is missing was not at that attempt any more.
 CREATE FUNCTION end_attempts(endings jsonb) RETURNS SETOF uuid LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   ids         uuid[];
   with_leases uuid[];
+  with_keys   uuid[];
   queues_left text[];
   of_queue    text;
 BEGIN
@@ -402,14 +432,18 @@ BEGIN
     DELETE FROM held_keys USING ended
      WHERE held_keys.team_id = ended.team_id AND key = concurrency_key AND task_id = id
   )
-  SELECT array_agg(id), array_agg(id) FILTER (WHERE credentials <> '[]'), array_agg(DISTINCT priority)
-    INTO ids, with_leases, queues_left
+  SELECT array_agg(id), array_agg(id) FILTER (WHERE credentials <> '[]'),
+         array_agg(id) FILTER (WHERE concurrency_key IS NOT NULL), array_agg(DISTINCT priority)
+    INTO ids, with_leases, with_keys, queues_left
     FROM ended;
   IF ids IS NULL THEN
     RETURN;
   END IF;
   IF with_leases IS NOT NULL THEN
     PERFORM end_leases(with_leases);
+  END IF;
+  IF with_keys IS NOT NULL THEN
+    PERFORM free_keys(with_keys);
   END IF;
   FOREACH of_queue IN ARRAY queues_left LOOP
     PERFORM pg_notify('sfp_tasks', of_queue);

@@ -141,46 +141,54 @@ GRANT EXECUTE ON FUNCTION make_partitions(int), drop_old_events(timestamptz), dr
 
 -- Where a waiting task stands among all teams, and how long tasks of its queue took lately. Numbers only: the caller
 -- learns nothing about whose tasks they are. No row: unknown, not waiting, or of another team than the caller's.
+-- (One step after the other, by index: as one statement it read every attempt of the queue that was ever made.)
 CREATE FUNCTION place_in_line(of_task uuid, OUT at timestamptz, OUT queue_slots int, OUT queue_active int,
                               OUT queue_pending int, OUT ahead int, OUT key_ahead int, OUT sample int,
                               OUT mean_seconds double precision, OUT spread_seconds double precision)
-RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp AS $$
-  WITH me AS (
-    SELECT * FROM tasks WHERE id = of_task AND status = 'pending' AND team_id = current_team()
-  ), line AS (  -- teams take turns: of each other team, no more tasks come first than of one's own
-    SELECT tasks.team_id, count(*) AS waiting,
-           count(*) FILTER (WHERE tasks.team_id = me.team_id AND (tasks.due_at, tasks.id) < (me.due_at, me.id)) AS mine
-      FROM tasks, me
-     WHERE tasks.priority = me.priority AND tasks.status = 'pending' AND tasks.schedule_type <> 'recurring'
-       AND tasks.due_at <= now()
-     GROUP BY tasks.team_id
-  ), own AS (
-    SELECT coalesce(sum(mine), 0) AS mine FROM line
-  ), history AS (
-    SELECT extract(epoch FROM attempts.ended_at - attempts.started_at) AS seconds
-      FROM attempts, me
-     WHERE attempts.queue = me.priority AND attempts.status IN ('completed', 'failed')
-       AND attempts.ended_at > now() - interval '7 days'
-     ORDER BY attempts.ended_at DESC
-     LIMIT 200
-  )
-  SELECT now(), queues.slots,
-         (SELECT count(*)::int FROM attempts WHERE queue = queues.name AND status = 'active'),
-         (SELECT coalesce(sum(waiting), 0)::int FROM line),
-         (SELECT coalesce(sum(CASE WHEN line.team_id = me.team_id THEN line.mine ELSE least(line.waiting, own.mine + 1) END), 0)::int
-            FROM line),
-         (SELECT count(*)::int FROM tasks  -- of its concurrency key: the one that holds it, and those before
-           WHERE me.concurrency_key IS NOT NULL AND tasks.team_id = me.team_id
-             AND tasks.concurrency_key = me.concurrency_key AND tasks.schedule_type <> 'recurring'
-             AND (tasks.status = 'active'
-                  OR tasks.status = 'pending' AND tasks.due_at <= now() AND (tasks.due_at, tasks.id) < (me.due_at, me.id))),
-         (SELECT count(*)::int FROM history),
-         (SELECT avg(seconds) FROM history)::double precision,
-         (SELECT coalesce(stddev_samp(seconds), 0) FROM history)::double precision
-    FROM me
-    JOIN queues ON queues.name = me.priority
-   CROSS JOIN own
-$$;
+RETURNS SETOF record LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = sfp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  me   tasks;
+  mine int;
+BEGIN
+  SELECT * INTO me FROM tasks WHERE id = of_task AND status = 'pending' AND team_id = current_team();
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  at := now();
+  SELECT slots, (SELECT count(*) FROM attempts WHERE queue = me.priority AND status = 'active')
+    INTO queue_slots, queue_active
+    FROM queues
+   WHERE name = me.priority;
+  SELECT count(*) INTO mine
+    FROM tasks
+   WHERE priority = me.priority AND status = 'pending' AND schedule_type <> 'recurring' AND team_id = me.team_id
+     AND due_at <= now() AND (due_at, id) < (me.due_at, me.id);
+  -- Teams take turns: of each other team, no more tasks come first than of one's own.
+  SELECT coalesce(sum(waiting), 0),
+         coalesce(sum(CASE WHEN team_id = me.team_id THEN mine ELSE least(waiting, mine + 1) END), 0)
+    INTO queue_pending, ahead
+    FROM (SELECT team_id, count(*) AS waiting
+            FROM tasks
+           WHERE priority = me.priority AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now()
+           GROUP BY team_id) AS line;
+  key_ahead := 0;
+  IF me.concurrency_key IS NOT NULL THEN  -- the one that holds it, and those before
+    SELECT count(*) INTO key_ahead
+      FROM tasks
+     WHERE team_id = me.team_id AND concurrency_key = me.concurrency_key AND schedule_type <> 'recurring'
+       AND status IN ('active', 'pending')
+       AND (status = 'active' OR due_at <= now() AND (due_at, id) < (me.due_at, me.id));
+  END IF;
+  SELECT count(*), avg(seconds), coalesce(stddev_samp(seconds), 0)
+    INTO sample, mean_seconds, spread_seconds
+    FROM (SELECT extract(epoch FROM ended_at - started_at) AS seconds
+            FROM attempts
+           WHERE queue = me.priority AND status IN ('completed', 'failed') AND ended_at > now() - interval '7 days'
+           ORDER BY ended_at DESC
+           LIMIT 200) AS history;
+  RETURN NEXT;
+END $$;
 REVOKE ALL ON FUNCTION place_in_line(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION place_in_line(uuid) TO sfp_api;
 

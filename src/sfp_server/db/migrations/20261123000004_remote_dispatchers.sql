@@ -19,7 +19,7 @@ GRANT sfp_remote_steps TO CURRENT_USER;
 SET ROLE sfp_migrator;
 GRANT USAGE ON SCHEMA sfp TO sfp_remote_steps;
 GRANT SELECT ON sfp.enrolments TO sfp_remote_steps;
-GRANT SELECT (id, name, slots, token_hash, created_at) ON sfp.enrolments TO sfp_courier;
+GRANT SELECT (id, name, role, slots, token_hash, created_at) ON sfp.enrolments TO sfp_courier;
 GRANT SELECT (id, enrolment) ON sfp.dispatchers TO sfp_courier;
 GRANT SELECT (task_id, attempt, team_id, status, dispatcher_id) ON sfp.attempts TO sfp_courier;
 GRANT SELECT (id, team_id, attempt, status, data, created_by) ON sfp.tasks TO sfp_courier;
