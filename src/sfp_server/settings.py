@@ -167,6 +167,12 @@ class Settings:
         "SFP_DISPATCHER_TOOLCHAINS",
         "comma list of name=version: what is installed on this machine for tasks that need it",
     )
+    toolchains_directory: str | None = _setting(
+        None,
+        "dispatcher.toolchainsDirectory",
+        "SFP_TOOLCHAINS_DIRECTORY",
+        "a folder per toolchain; unless set, the instance's toolchains/ (for root /opt/sfp-server/toolchains)",
+    )
 
     container_engine: str | None = _setting(
         None,
