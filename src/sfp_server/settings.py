@@ -124,7 +124,7 @@ class Settings:
         "how often one batch task makes room for more urgent work",
     )
     retention_days: int = _setting(
-        90, "tasks.retentionDays", "SFP_TASKS_RETENTION_DAYS", "finished tasks are kept so long, days"
+        90, "tasks.retentionDays", "SFP_TASKS_RETENTION_DAYS", "finished tasks, and uploads, are kept so long, days"
     )
 
     worker_memory_mb: int = _setting(2048, "worker.memoryMb", "SFP_WORKER_MEMORY_MB", "memory of one worker, MiB")
