@@ -12,6 +12,7 @@ import pytest_asyncio
 from workers import Attendant, python, run, workload
 
 from sfp_server.runtimes import template
+from sfp_server.runtimes.base import RuntimeUnavailable
 from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.launch import start_time
 from sfp_server.runtimes.sandbox import SandboxRuntime
@@ -152,3 +153,23 @@ async def test_nothing_is_left_of_a_closed_runtime(folder, templates):
     assert len(templates()) == 1
     await runtime.close()
     assert templates() == []
+
+
+async def test_no_group_is_left_where_no_worker_came_to_be(folder, templates, monkeypatch):
+    runtime = made(folder)
+    await runtime.open()
+    before = _groups()
+
+    async def refuse(*_arguments):
+        raise RuntimeUnavailable("no template can be started now")
+
+    monkeypatch.setattr(runtime, "_usable_template", refuse)
+    with pytest.raises(RuntimeUnavailable):
+        await runtime.start(workload(["true"]), Attendant())
+    await asyncio.gather(*runtime._cleanups)
+    assert _groups() <= before
+    await runtime.close()
+
+
+def _groups():
+    return set(Path("/sys/fs/cgroup").rglob(f"sfp-{os.getpid()}-*"))

@@ -111,6 +111,8 @@ class ProcessRuntime(SupervisedRuntime):
             process = self._spawn(user, group, theirs.fileno(), folder)
         except OSError as error:
             ours.close()
+            if group is not None:
+                self._later(group.remove())
             raise RuntimeUnavailable(f"a worker cannot be started: {error.strerror}") from error
         finally:
             theirs.close()

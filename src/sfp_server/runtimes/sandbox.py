@@ -143,10 +143,15 @@ class SandboxRuntime(SupervisedRuntime):
         limits = self._defaults if workload is None else workload.limits
         self._require()
         group = await asyncio.to_thread(self._group, limits)
-        template = await self._usable_template(toolchain)
-        if template is not None:
-            return await self._fork(template, limits, group, toolchain)
-        return await self._build(limits, group, toolchain)
+        try:
+            template = await self._usable_template(toolchain)
+            if template is not None:
+                return await self._fork(template, limits, group, toolchain)
+            return await self._build(limits, group, toolchain)
+        except BaseException:
+            if group is not None:  # no worker came to be that would take it along
+                self._later(group.remove())
+            raise
 
     # ------------------------------------------------------------------------------- forked from a template
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -134,7 +134,11 @@ class SupervisedRuntime(ABC):
         return worker
 
     def _cleanup(self, worker: Worker) -> None:
-        task = asyncio.get_running_loop().create_task(worker.discard())
+        self._later(worker.discard())
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Free something without keeping anybody waiting; `close` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
         self._cleanups.add(task)
         task.add_done_callback(self._cleanups.discard)
 
