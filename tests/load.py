@@ -260,16 +260,26 @@ class Load:
     def settle(self, timeout: float) -> None:
         """Wait until every task has ended, every follower has heard of it, and nothing remains; or the time is up."""
         for client, ident in self._series:
-            try:
-                client.tasks.stop_recurring(ident)
-            except ApiError as error:
-                self.refused[error.code] += 1
+            self._stop_series(client, ident)
         deadline = time.monotonic() + timeout
         self._until(deadline, lambda: self._ended.is_set() and self._open() == 0)
         heard = "SELECT coalesce(sum(last_seq), 0)::bigint AS n FROM sfp.channels WHERE name = 'tasks'"
         told = asyncio.run(fetch(admin_url(self.instance), heard))[0]["n"]
         self._until(time.monotonic() + 15, lambda: sum(len(follower.seen) for follower in self._followers) >= told)
         self._until(time.monotonic() + 15, lambda: not remains(self.instance, self._before))
+
+    def _stop_series(self, client: Client, ident: str) -> None:
+        """However often that takes: an occurrence that is just being made is a conflict, and no reason to give up."""
+        for _ in range(20):
+            try:
+                client.tasks.stop_recurring(ident)
+            except ApiError as error:
+                self.refused[error.code] += 1
+                if error.code == "already_final":
+                    return
+            else:
+                return
+            time.sleep(0.2)
 
     @staticmethod
     def _until(deadline: float, condition: Any) -> None:

@@ -33,6 +33,7 @@ class Tasks:
         timeout_seconds: float | None = None,
         network: str | None = None,
         runtime: str | None = None,
+        toolchain: str | None = None,
         limits: Mapping[str, int] | None = None,
         retry: Mapping[str, Any] | None = None,
         concurrency_key: str | None = None,
@@ -48,6 +49,7 @@ class Tasks:
             data: its input; see `types()`.
             credentials: as in `{"type": "secret", "name": "NPM_TOKEN", "env": "NPM_TOKEN"}`.
             network: `none` or `egress`.
+            toolchain: name of what its worker must find beside the system's own tools.
             retry: `retryConfig` of the API.
             queue_timeout_seconds: seconds in line after which it fails instead of starting.
             scheduled_for: ISO 8601 time with a zone; the task runs once, then.
@@ -65,6 +67,7 @@ class Tasks:
                     "timeoutSeconds": timeout_seconds,
                     "network": network,
                     "runtime": runtime,
+                    "toolchain": toolchain,
                     "limits": dict(limits) if limits else None,
                     "retryConfig": dict(retry) if retry else None,
                     "concurrencyKey": concurrency_key,

@@ -124,7 +124,7 @@ class Settings:
         "how often one batch task makes room for more urgent work",
     )
     retention_days: int = _setting(
-        90, "tasks.retentionDays", "SFP_TASKS_RETENTION_DAYS", "finished tasks are kept so long, days"
+        90, "tasks.retentionDays", "SFP_TASKS_RETENTION_DAYS", "finished tasks, and uploads, are kept so long, days"
     )
 
     worker_memory_mb: int = _setting(2048, "worker.memoryMb", "SFP_WORKER_MEMORY_MB", "memory of one worker, MiB")
@@ -166,6 +166,12 @@ class Settings:
         "dispatcher.toolchains",
         "SFP_DISPATCHER_TOOLCHAINS",
         "comma list of name=version: what is installed on this machine for tasks that need it",
+    )
+    toolchains_directory: str | None = _setting(
+        None,
+        "dispatcher.toolchainsDirectory",
+        "SFP_TOOLCHAINS_DIRECTORY",
+        "a folder per toolchain; unless set, the instance's toolchains/ (for root /opt/sfp-server/toolchains)",
     )
 
     container_engine: str | None = _setting(

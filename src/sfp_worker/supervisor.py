@@ -184,7 +184,7 @@ class Supervisor:
 
     def _environment(self, drawn: Drawn) -> dict[str, str]:
         own = {
-            "PATH": DEFAULT_PATH,
+            "PATH": ":".join([*self._job["path"], DEFAULT_PATH]),
             "HOME": self._place.home,
             "TMPDIR": self._place.tmp,
             "LANG": "C.UTF-8",

@@ -170,10 +170,10 @@ async def test_two_tasks_share_nothing(make):
 
 async def test_a_warm_worker_that_died_is_skipped(make):
     runtime = await make(warm=1)
-    runtime._pool.fill()
-    await runtime._pool.filled()
-    runtime._pool._waiting[0].kill()
-    await runtime._pool._waiting[0].process.wait()
+    runtime._pools[None].fill()
+    await runtime._pools[None].filled()
+    runtime._pools[None]._waiting[0].kill()
+    await runtime._pools[None]._waiting[0].process.wait()
     ended, _ = await run(runtime, workload("true"))
     assert ended == Exit(code=0, usage=ended.usage)
 
@@ -373,7 +373,7 @@ async def main():
     seen = Attendant()
     handle = await runtime.start(workload("sh", "-c", "echo up; exec sleep $0", "7777"), seen)
     await seen.saw("up")
-    await runtime._pool.filled()
+    await runtime._pools[None].filled()
     print(handle, flush=True)
     await asyncio.sleep(3600)
 

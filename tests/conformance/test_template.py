@@ -1,8 +1,10 @@
 """Workers that are forked from a template: what holds for that way alone. The rest is in test_runtimes.py, for both."""
 
 import asyncio
+import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,21 +12,31 @@ import pytest_asyncio
 from workers import Attendant, python, run, workload
 
 from sfp_server.runtimes import template
+from sfp_server.runtimes.base import RuntimeUnavailable
 from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.launch import start_time
 from sfp_server.runtimes.sandbox import SandboxRuntime
 
 PTY = "import os, sys, time; os.openpty(); print(sorted(os.listdir('/dev/pts')), flush=True); time.sleep(60)"
-IDENTITIES = (
-    "import os, sys; print([os.readlink(f'/proc/self/ns/{n}') for n in "
-    "('user', 'pid', 'mnt', 'net', 'ipc', 'uts', 'cgroup')], os.getpid(), os.getppid(), sorted(os.listdir('/workspace')))"
-)
+IDENTITIES = """
+import json, os, time
+print(json.dumps([os.readlink(f"/proc/self/ns/{n}") for n in ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")]), flush=True)
+time.sleep(60)
+"""
 
 
 def made(folder, **options):
     return SandboxRuntime(
         folder / "broker", EgressPolicy(), options.pop("warm", 0), scratch=folder / "scratch", **options
     )
+
+
+@pytest.fixture
+def outside():
+    """Outside of pytest's own folder, which nobody may enter; bubblewrap is started as nobody."""
+    with tempfile.TemporaryDirectory(prefix="sfp-bwrap") as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
 
 
 @pytest.fixture
@@ -62,11 +74,14 @@ def _is_ours(pid):
 
 
 async def test_each_worker_has_all_namespaces_of_its_own(runtime):
-    seen = [(await run(runtime, python(IDENTITIES)))[1].text() for _ in range(3)]
-    namespaces = [text.split("]")[0] for text in seen]
-    assert len(set(namespaces)) == 3
-    for column in zip(*(line.strip("[").split(", ") for line in namespaces), strict=True):
-        assert len(set(column)) == 3, column
+    seen = [Attendant() for _ in range(3)]
+    handles = [await runtime.start(python(IDENTITIES), attendant) for attendant in seen]
+    for attendant in seen:
+        await attendant.saw("cgroup:")
+    for kind in zip(*(json.loads(attendant.text()) for attendant in seen), strict=True):
+        assert len(set(kind)) == 3, kind
+    for handle in handles:
+        await runtime.stop(handle)
     assert runtime.isolation()["workers"] == "forked from a pristine template"
 
 
@@ -114,14 +129,11 @@ async def test_a_template_is_replaced_and_ends_with_its_last_worker(runtime, mon
             await asyncio.sleep(0.01)
 
 
-async def test_where_no_namespaces_can_be_made_inside_each_worker_is_built(folder, tmp_path, templates):
+async def test_where_no_namespaces_can_be_made_inside_each_worker_is_built(folder, outside, templates):
     """What Ubuntu's AppArmor profile for bubblewrap does, by bubblewrap's own means."""
-    wrapper = tmp_path / "bwrap"
+    wrapper = outside / "bwrap"
     wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("bwrap")} --unshare-user --disable-userns "$@"\n')
     wrapper.chmod(0o755)
-    for place in (tmp_path, *tmp_path.parents):
-        if place.stat().st_uid == os.geteuid() and place != Path("/"):
-            place.chmod(place.stat().st_mode | 0o011)
     runtime = made(folder, warm=1, bwrap_path=str(wrapper))
     await runtime.open()
     try:
@@ -141,3 +153,23 @@ async def test_nothing_is_left_of_a_closed_runtime(folder, templates):
     assert len(templates()) == 1
     await runtime.close()
     assert templates() == []
+
+
+async def test_no_group_is_left_where_no_worker_came_to_be(folder, templates, monkeypatch):
+    runtime = made(folder)
+    await runtime.open()
+    before = _groups()
+
+    async def refuse(*_arguments):
+        raise RuntimeUnavailable("no template can be started now")
+
+    monkeypatch.setattr(runtime, "_usable_template", refuse)
+    with pytest.raises(RuntimeUnavailable):
+        await runtime.start(workload(["true"]), Attendant())
+    await asyncio.gather(*runtime._cleanups)
+    assert _groups() <= before
+    await runtime.close()
+
+
+def _groups():
+    return set(Path("/sys/fs/cgroup").rglob(f"sfp-{os.getpid()}-*"))

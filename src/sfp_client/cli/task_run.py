@@ -20,6 +20,7 @@ Network = Annotated[bool, typer.Option("--network", help="Let the task reach out
 Timeout = Annotated[float | None, typer.Option("--timeout", min=0.001, help="Seconds the task may run.")]
 Label = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeat.")]
 Runtime = Annotated[str | None, typer.Option("--runtime", help="How its worker is made: sandbox, process, container.")]
+Toolchain = Annotated[str | None, typer.Option("--toolchain", metavar="NAME", help="What its worker must have.")]
 Cron = Annotated[str | None, typer.Option("--cron", help="Run again and again: '0 2 * * 1-5'.")]
 Every = Annotated[str | None, typer.Option("--every", metavar="5m", help="The same in steps of s, m, h, d.")]
 Timezone = Annotated[str | None, typer.Option("--timezone", help="Of --cron; default UTC.")]
@@ -54,6 +55,7 @@ def submit(
     timeout: Timeout = None,
     label: Label = None,
     runtime: Runtime = None,
+    toolchain: Toolchain = None,
     schedule: Annotated[
         str | None, typer.Option("--schedule", metavar="ISO", help="Run once, then: 2026-12-24T02:00:00+01:00.")
     ] = None,
@@ -97,6 +99,7 @@ def submit(
             timeout_seconds=timeout,
             network="egress" if network else None,
             runtime=runtime,
+            toolchain=toolchain,
             retry={"maxAttempts": attempts} if attempts else None,
             concurrency_key=concurrency_key,
             queue_timeout_seconds=queue_timeout,
@@ -175,6 +178,7 @@ def run(
     timeout: Timeout = None,
     label: Label = None,
     runtime: Runtime = None,
+    toolchain: Toolchain = None,
 ) -> None:
     """Run a program in a fresh worker, follow it live, and exit with its exit code.
 
@@ -197,6 +201,7 @@ def run(
             timeout_seconds=timeout,
             network="egress" if network else None,
             runtime=runtime,
+            toolchain=toolchain,
         )
         ended = watch(client, submitted["operationId"], as_json=session.as_json)
     if session.as_json:

@@ -25,6 +25,8 @@ from sfp_server.settings import Settings
 CHANNELS_AT_ONCE, EVENTS_PER_CHANNEL, EVENTS_AT_ONCE = 100, 500, 2000
 #: channels whose cursor is remembered, and channels that may wait to be read; the oldest are forgotten first
 CURSORS_MAX, WAITING_MAX = 20_000, 10_000
+#: seconds that an event waits which says so itself, unless one comes that does not
+CALM_SECONDS = 0.006
 #: rounds of reading and publishing that may follow each other at once, and how many a second beyond them: when much
 #: happens, several events go in one round, and each waits for a hundredth of a second at most
 ROUNDS_AT_ONCE, ROUNDS_PER_SECOND = 15, 100
@@ -62,6 +64,7 @@ class Relay:
         #: the last number that was published, least recently used first
         self._cursors: OrderedDict[_Key, int] = OrderedDict()
         self._told = asyncio.Event()
+        self._soon: asyncio.TimerHandle | None = None
         self._pace = Pace(at_once=ROUNDS_AT_ONCE, per_second=ROUNDS_PER_SECOND)
         self._database_outage = Outage("database", "nothing is relayed; API processes read by themselves")
         self._valkey_outage = Outage("valkey", "nothing is relayed; API processes read by themselves")
@@ -88,18 +91,25 @@ class Relay:
         self.is_listening.set()
 
     def _heard(self, payload: str) -> None:
+        """`<team> <seq> <channel>`; `~` behind the number says that it has a few milliseconds."""
         team, _, rest = payload.partition(" ")
         seq, _, channel = rest.partition(" ")
         key = UUID(team), channel
-        self._waiting[key] = max(int(seq), self._waiting.get(key, 0))
+        self._waiting[key] = max(int(seq.removesuffix("~")), self._waiting.get(key, 0))
         if len(self._waiting) > WAITING_MAX:
             self._waiting.popitem(last=False)
-        self._told.set()
+        if not seq.endswith("~"):
+            self._told.set()
+        elif self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(CALM_SECONDS, self._told.set)
 
     async def _relay(self) -> None:
         while True:
             await self._told.wait()
             self._told.clear()
+            if self._soon is not None:
+                self._soon.cancel()
+                self._soon = None
             while self._waiting:
                 if (seconds := self._pace.wait()) > 0:
                     await asyncio.sleep(seconds)

@@ -17,6 +17,7 @@ from sfp_server.processes.signals import stop_signal
 from sfp_server.runtimes.base import Limits, Runtime, RuntimeUnavailable
 from sfp_server.runtimes.broker import BrokerDoor
 from sfp_server.runtimes.detect import container, detect
+from sfp_server.runtimes.toolchains import of_machine, versions
 from sfp_server.settings import Settings
 from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.attempt import Engine
@@ -73,7 +74,7 @@ async def _run(settings: Settings) -> None:
                 lease_seconds=settings.lease_seconds,
                 state_file=settings.run_directory / "dispatcher.json",
                 place=str(settings.directory),
-                machine=Machine(slots=settings.dispatcher_slots, toolchains=settings.toolchains()),
+                machine=Machine(slots=settings.dispatcher_slots, toolchains=versions(of_machine(settings))),
                 team_limit=settings.team_active_max,
                 preemptions_at_most=settings.preemptions_max,
                 retention_days=(settings.retention_days, settings.logs_retention_days),

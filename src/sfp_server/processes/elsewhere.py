@@ -27,6 +27,7 @@ from sfp_server.remote.token import Token
 from sfp_server.remote.wire import Facts
 from sfp_server.runtimes.base import Limits
 from sfp_server.runtimes.broker import RemoteBroker
+from sfp_server.runtimes.toolchains import of_machine, versions
 from sfp_server.settings import Settings, SettingsError
 from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.attempt import Engine
@@ -115,7 +116,7 @@ async def _work(
             place=str(settings.directory),
             team_limit=facts.team_active_max,
             preemptions_at_most=facts.preemptions_max,
-            machine=Machine(slots=settings.dispatcher_slots, toolchains=settings.toolchains(), remote=True),
+            machine=Machine(slots=settings.dispatcher_slots, toolchains=versions(of_machine(settings)), remote=True),
         )
         await _until_over(dispatcher, courier, stopping)
 

@@ -70,6 +70,8 @@ class Workload:
     attempt: int
     #: task type; a container runtime has an image for it
     kind: str = ""
+    #: name of the toolchain that the worker finds in front of its PATH
+    toolchain: str | None = None
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     stdin: str | None = None

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: descriptors in the worker's outermost process
-CONTROL, ARGUMENTS, SECCOMP, ETC, CODE, INFO, PREFIX = range(3, 10)
+CONTROL, ARGUMENTS, SECCOMP, ETC, CODE, INFO, PREFIX, TOOLCHAIN = range(3, 11)
 
 ROOT = "/workspace"
 CODE_AT = "/sfp"
+TOOLCHAIN_AT = "/toolchain"
 SHM_BYTES = 64 * 1024 * 1024
 #: the one user that exists inside
 UID = 1000
@@ -45,20 +46,20 @@ def command(host: Host, entry: str) -> list[str]:
     return ["--", host.python, "-I", "-S", "-X", "utf8", "-c", entry, "sandbox"]
 
 
-def worker(host: Host, *, disk_bytes: int) -> list[str]:
+def worker(host: Host, *, disk_bytes: int, toolchain: bool = False) -> list[str]:
     """The options of bubblewrap for one worker."""
-    args = [*_walls(), "--seccomp", str(SECCOMP), "--info-fd", str(INFO), *_root(host)]
+    args = [*_walls(), "--seccomp", str(SECCOMP), "--info-fd", str(INFO), *_root(host, toolchain=toolchain)]
     args += ["--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
     args += ["--size", str(disk_bytes), "--perms", "0700", "--tmpfs", ROOT]
     return [*args, *_end()]
 
 
-def template(host: Host) -> list[str]:
+def template(host: Host, *, toolchain: bool = False) -> list[str]:
     """The options of bubblewrap for a template: nothing is writable, and it may make namespaces.
 
     What a worker writes to (and its /proc) it mounts itself; the filter of system calls it loads itself.
     """
-    return [*_walls(), *_root(host), "--remount-ro", "/dev", "--dir", ROOT, *_end()]
+    return [*_walls(), *_root(host, toolchain=toolchain), "--remount-ro", "/dev", "--dir", ROOT, *_end()]
 
 
 def _walls() -> list[str]:
@@ -67,7 +68,7 @@ def _walls() -> list[str]:
     return [*args, "--cap-drop", "ALL", "--new-session", "--die-with-parent", "--as-pid-1"]
 
 
-def _root(host: Host) -> list[str]:
+def _root(host: Host, *, toolchain: bool) -> list[str]:
     args = ["--ro-bind", "/usr", "/usr"]
     for name, target in host.links:
         args += ["--symlink", target, f"/{name}"]
@@ -76,6 +77,8 @@ def _root(host: Host) -> list[str]:
     if host.prefix is not None:
         args += ["--ro-bind-fd", str(PREFIX), host.prefix]
     args += ["--ro-bind-fd", str(ETC), "/etc", "--ro-bind-fd", str(CODE), CODE_AT]
+    if toolchain:
+        args += ["--ro-bind-fd", str(TOOLCHAIN), TOOLCHAIN_AT]
     return [*args, "--proc", "/proc", "--dev", "/dev"]
 
 

@@ -24,8 +24,9 @@ MOUNT = Path("/sys/fs/cgroup")
 #: groups are named `sfp-<dispatcher's pid>-<its start time>-<random>`
 _PREFIX = "sfp"
 _ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 1; shift; done; shift; exec "$@"'
-#: how often, and with which pause in seconds, the removal of a group is tried
-_REMOVE_TRIES, _REMOVE_PAUSE = 50, 0.02
+#: how often the removal of a group is tried, and with which pauses in seconds, from the first to the longest: on a busy
+#: machine it takes the dead a while to go
+_REMOVE_TRIES, _REMOVE_PAUSES = 60, (0.02, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +209,7 @@ def _removed(folders: Sequence[Path]) -> bool:
 
 async def _remove(folder: Path) -> None:
     """Kill what is inside and remove it, in a few tries: dying takes the kernel a moment."""
+    pause, longest = _REMOVE_PAUSES
     for _ in range(_REMOVE_TRIES):
         try:
             await asyncio.to_thread(folder.rmdir)
@@ -215,7 +217,8 @@ async def _remove(folder: Path) -> None:
             return
         except OSError:
             _kill_all(folder)
-            await asyncio.sleep(_REMOVE_PAUSE)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.1, longest)
         else:
             return
 

@@ -114,7 +114,7 @@ class ContainerRuntime(SupervisedRuntime):
         _make_etc(folder)
         self._prepared = _Prepared(about=about, ground=self._ground(about, folder), folder=folder)
         if self._supply.image is not None:
-            self._pool.fill()
+            self._fill_pools()
 
     def _ground(self, about: About, folder: Path) -> Ground:
         return Ground(
@@ -171,7 +171,10 @@ class ContainerRuntime(SupervisedRuntime):
         needs_ours = workload is not None and _is_gated(workload) and not is_podman
         return containerspec.gate_profile() if needs_ours else None
 
-    async def _make(self, workload: Workload | None) -> Worker:
+    def _toolchain_of(self, workload: Workload) -> str | None:  # noqa: ARG002 (part of its image)
+        return None
+
+    async def _make(self, workload: Workload | None, toolchain: str | None) -> Worker:  # noqa: ARG002 (as above)
         prepared = self._prepared
         if prepared is None:
             raise RuntimeUnavailable("the container runtime is not open")

@@ -9,6 +9,7 @@ from sfp_server.runtimes.broker import BrokerDoor
 from sfp_server.runtimes.egress import EgressPolicy, parse_allow
 from sfp_server.runtimes.image import nameservers
 from sfp_server.runtimes.sandbox import SandboxRuntime
+from sfp_server.runtimes.toolchains import of_machine
 from sfp_server.settings import Settings
 
 log = structlog.get_logger()
@@ -72,6 +73,7 @@ async def _sandbox(settings: Settings, limits: Limits, broker: BrokerDoor | None
         scratch=settings.run_directory / "workers",
         defaults=limits,
         extra_ca_file=Path(settings.extra_ca_file) if settings.extra_ca_file else None,
+        toolchains=of_machine(settings),
     )
     await runtime.open()
     try:
@@ -91,6 +93,7 @@ async def _process(settings: Settings, limits: Limits, broker: BrokerDoor | None
         settings.worker_warm,
         scratch=settings.directory / "workers",
         defaults=limits,
+        toolchains=of_machine(settings),
     )
     await runtime.open()
     return runtime

@@ -20,6 +20,14 @@ _PORTS = {"http": 80, "https": 443, "git": 9418}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """A toolchain as the worker sees it: what goes in front of its PATH, and its environment."""
+
+    path: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """How a runtime runs its workers, as the supervisor must know it."""
 
@@ -35,6 +43,7 @@ class Terms:
     filters: Mapping[Network, bytes] = field(default_factory=dict[Network, bytes])
     #: ask about connects even for a program without network
     always_gated: bool = False
+    tools: Tools = field(default_factory=Tools)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +93,8 @@ def _message(workload: Workload, ticket: str | None, terms: Terms, *, resolved: 
         "operation_id": workload.operation_id,
         "attempt": workload.attempt,
         "argv": list(workload.argv),
-        "env": dict(workload.env),
+        "path": list(terms.tools.path),
+        "env": {**terms.tools.env, **workload.env},
         "stdin": workload.stdin,
         "workdir": workload.workdir,
         "workspace": _workspace(workload, resolved),

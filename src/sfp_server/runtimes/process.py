@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from sfp_server.runtimes.channel import Channel
 from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.folders import Folders, public, remove_tree
 from sfp_server.runtimes.supervised import SupervisedRuntime
+from sfp_server.runtimes.toolchains import Toolchain
 from sfp_server.runtimes.worker import Worker
 
 #: seconds within which a worker must be up, and within which its leftovers must be dead
@@ -48,8 +50,9 @@ class ProcessRuntime(SupervisedRuntime):
         scratch: Path,
         defaults: Limits | None = None,
         extra_ca_file: Path | None = None,  # noqa: ARG002 (the same for every runtime)
+        toolchains: Mapping[str, Toolchain] | None = None,
     ) -> None:
-        super().__init__(broker_socket=broker_socket, egress=egress, warm=warm)
+        super().__init__(broker_socket=broker_socket, egress=egress, warm=warm, toolchains=toolchains)
         self._scratch = scratch
         self._defaults = defaults or Limits()
         self._folders = Folders(scratch)
@@ -76,7 +79,7 @@ class ProcessRuntime(SupervisedRuntime):
         code.chmod(0o755)
         await image.copy_code(code / "code", self._python)
         self._code = code
-        self._pool.fill()
+        self._fill_pools()
 
     async def close(self) -> None:
         await super().close()
@@ -96,7 +99,7 @@ class ProcessRuntime(SupervisedRuntime):
     def _fits_warm(self, workload: Workload) -> bool:  # noqa: ARG002 (nothing is fixed from the start)
         return True
 
-    async def _make(self, workload: Workload | None) -> Worker:
+    async def _make(self, workload: Workload | None, toolchain: str | None) -> Worker:
         if self._code is None:
             raise RuntimeUnavailable("the runtime is not open")
         limits = self._defaults if workload is None else workload.limits
@@ -108,10 +111,14 @@ class ProcessRuntime(SupervisedRuntime):
             process = self._spawn(user, group, theirs.fileno(), folder)
         except OSError as error:
             ours.close()
+            if group is not None:
+                self._later(group.remove())
             raise RuntimeUnavailable(f"a worker cannot be started: {error.strerror}") from error
         finally:
             theirs.close()
-        worker = Worker(process=process, channel=Channel(ours), group=group, terms=self._terms(folder, group))
+        worker = Worker(
+            process=process, channel=Channel(ours), group=group, terms=self._terms(folder, group, toolchain)
+        )
         worker.leftovers = partial(_sweep, user, process.pid, folder)
         process.call_when_ended(worker.channel.hang_up)
         try:
@@ -147,7 +154,7 @@ class ProcessRuntime(SupervisedRuntime):
         finally:
             os.close(null)
 
-    def _terms(self, folder: Path, group: cgroups.Group | None) -> job.Terms:
+    def _terms(self, folder: Path, group: cgroups.Group | None, toolchain: str | None) -> job.Terms:
         return job.Terms(
             root=str(folder),
             own_network=False,
@@ -156,6 +163,7 @@ class ProcessRuntime(SupervisedRuntime):
             has_process_limit=group is not None and group.pids is not None,
             filters=self._filters,
             always_gated=self._is_gated(),
+            tools=self._tools(toolchain),
         )
 
     def isolation(self) -> dict[str, str]:

@@ -26,6 +26,7 @@ from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.folders import Folders, public
 from sfp_server.runtimes.supervised import SupervisedRuntime
 from sfp_server.runtimes.template import Template
+from sfp_server.runtimes.toolchains import Toolchain
 from sfp_server.runtimes.worker import Worker
 
 log: Any = structlog.get_logger(__name__)
@@ -57,8 +58,9 @@ class SandboxRuntime(SupervisedRuntime):
         extra_ca_file: Path | None = None,
         bwrap_path: str | None = None,
         forked: bool = True,
+        toolchains: Mapping[str, Toolchain] | None = None,
     ) -> None:
-        super().__init__(broker_socket=broker_socket, egress=egress, warm=warm)
+        super().__init__(broker_socket=broker_socket, egress=egress, warm=warm, toolchains=toolchains)
         self._scratch = scratch
         self._defaults = defaults or Limits()
         self._folders = Folders(scratch)
@@ -67,7 +69,9 @@ class SandboxRuntime(SupervisedRuntime):
         self._setpriv = shutil.which("setpriv") if os.geteuid() == 0 else None
         self._image: image.Image | None = None
         self._filter = b""
-        self._template: Template | None = None
+        #: by toolchain: open descriptors of their folders, and templates
+        self._folders_of_tools: dict[str, int] = {}
+        self._templates: dict[str | None, Template] = {}
         self._starting = asyncio.Lock()
         #: why workers are not forked from a template
         self._without_template = None if forked else "switched off"
@@ -84,33 +88,38 @@ class SandboxRuntime(SupervisedRuntime):
         except OSError as error:
             raise RuntimeUnavailable(str(error)) from error
         self._image = await image.compose(self._folders.make("image"), extra_ca_file=self._extra_ca_file)
+        for name, toolchain in self._toolchains.items():
+            if toolchain.folder is not None:
+                self._folders_of_tools[name] = os.open(toolchain.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if self._bwrap is not None:
             await self._try_template()
-            self._pool.fill()
+            self._fill_pools()
 
     async def _try_template(self) -> None:
         """Where workers cannot be forked (nested user namespaces are forbidden), each is built by itself."""
         try:
-            template = await self._usable_template()
+            template = await self._usable_template(None)
             if template is not None:
-                worker = await self._fork(template, self._defaults, self._group(self._defaults))
+                worker = await self._fork(template, self._defaults, self._group(self._defaults), None)
                 await worker.discard()
         except RuntimeUnavailable as error:
             self._without_template = str(error)
-            if self._template is not None:
-                await self._template.close()
+            for template in self._templates.values():
+                await template.close()
             log.warning("workers are not forked from a template but built one by one", why=str(error))
 
     async def probe(self) -> None:
         """Raises RuntimeUnavailable, with the reason, when no sandbox can be built here."""
         self._require()
-        worker = await self._make(None)
+        worker = await self._make(None, None)
         await worker.discard()
 
     async def close(self) -> None:
-        if self._template is not None:
-            await self._template.close()
+        for template in self._templates.values():
+            await template.close()
         await super().close()
+        while self._folders_of_tools:
+            os.close(self._folders_of_tools.popitem()[1])
         if self._image is not None:
             self._image.close()
             self._image = None
@@ -130,36 +139,43 @@ class SandboxRuntime(SupervisedRuntime):
     def _fits_warm(self, workload: Workload) -> bool:
         return workload.limits.disk_mb == self._defaults.disk_mb  # a tmpfs has its size from the start
 
-    async def _make(self, workload: Workload | None) -> Worker:
+    async def _make(self, workload: Workload | None, toolchain: str | None) -> Worker:
         limits = self._defaults if workload is None else workload.limits
         self._require()
         group = await asyncio.to_thread(self._group, limits)
-        template = await self._usable_template()
-        if template is not None:
-            return await self._fork(template, limits, group)
-        return await self._build(limits, group)
+        try:
+            template = await self._usable_template(toolchain)
+            if template is not None:
+                return await self._fork(template, limits, group, toolchain)
+            return await self._build(limits, group, toolchain)
+        except BaseException:
+            if group is not None:  # no worker came to be that would take it along
+                self._later(group.remove())
+            raise
 
     # ------------------------------------------------------------------------------- forked from a template
 
-    async def _usable_template(self) -> Template | None:
+    async def _usable_template(self, toolchain: str | None) -> Template | None:
         """The template of now; None where this machine does not let one make namespaces."""
         if self._without_template is not None:
             return None
         async with self._starting:
-            if self._template is None or not self._template.is_usable:
-                if self._template is not None:
-                    self._template.retire()
-                self._template = await self._start_template()
-            return self._template
+            template = self._templates.get(toolchain)
+            if template is None or not template.is_usable:
+                if template is not None:
+                    template.retire()
+                template = self._templates[toolchain] = await self._start_template(toolchain)
+            return template
 
-    async def _start_template(self) -> Template:
+    async def _start_template(self, toolchain: str | None) -> Template:
         _, files = self._require()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         errors = launch.memory_file(b"", "errors")
         filters = launch.memory_file(self._filter, "seccomp")
-        given = {bwrap.CONTROL: theirs.fileno(), bwrap.SECCOMP: filters}
+        given = {bwrap.CONTROL: theirs.fileno(), bwrap.SECCOMP: filters, **self._mounted(toolchain)}
+        options = bwrap.template(files.host, toolchain=toolchain is not None)
         try:
-            process = self._spawn(bwrap.template(files.host), bwrap.command(files.host, bwrap.TEMPLATE), given, errors)
+            process = self._spawn(options, bwrap.command(files.host, bwrap.TEMPLATE), given, errors)
         except BaseException:
             ours.close()
             os.close(errors)
@@ -175,7 +191,9 @@ class SandboxRuntime(SupervisedRuntime):
             raise
         return template
 
-    async def _fork(self, template: Template, limits: Limits, group: cgroups.Group | None) -> Worker:
+    async def _fork(
+        self, template: Template, limits: Limits, group: cgroups.Group | None, toolchain: str | None
+    ) -> Worker:
         ours, theirs = socket.socketpair()
         channel = Channel(ours, names_sender=True)
         doors: list[int] = []
@@ -189,7 +207,7 @@ class SandboxRuntime(SupervisedRuntime):
             theirs.close()
             for door in doors:
                 os.close(door)
-        worker = Worker(process=process, channel=channel, group=group, terms=self._terms(group))
+        worker = Worker(process=process, channel=channel, group=group, terms=self._terms(group, toolchain))
         process.call_when_ended(channel.hang_up)
         try:
             frame, pid = await asyncio.wait_for(channel.receive_ready(), READY_SECONDS)
@@ -211,14 +229,15 @@ class SandboxRuntime(SupervisedRuntime):
 
     # ------------------------------------------------------------------------------------ built by itself
 
-    async def _build(self, limits: Limits, group: cgroups.Group | None) -> Worker:
+    async def _build(self, limits: Limits, group: cgroups.Group | None, toolchain: str | None) -> Worker:
         _, files = self._require()
         ours, theirs = socket.socketpair()
         info, info_theirs = os.pipe()
         errors = launch.memory_file(b"", "errors")
         filters = launch.memory_file(self._filter, "seccomp")
         given = {bwrap.CONTROL: theirs.fileno(), bwrap.SECCOMP: filters, bwrap.INFO: info_theirs}
-        options = bwrap.worker(files.host, disk_bytes=limits.disk_mb << 20)
+        given |= self._mounted(toolchain)
+        options = bwrap.worker(files.host, disk_bytes=limits.disk_mb << 20, toolchain=toolchain is not None)
         enter = [] if group is None else group.entrance()
         try:
             process = self._spawn(options, bwrap.command(files.host, bwrap.WORKER), given, errors, enter)
@@ -231,7 +250,7 @@ class SandboxRuntime(SupervisedRuntime):
             theirs.close()
             os.close(info_theirs)
             os.close(filters)
-        worker = Worker(process=process, channel=Channel(ours), group=group, terms=self._terms(group))
+        worker = Worker(process=process, channel=Channel(ours), group=group, terms=self._terms(group, toolchain))
         process.call_when_ended(worker.channel.hang_up)
         try:
             await self._until_ready(worker, errors)
@@ -277,6 +296,9 @@ class SandboxRuntime(SupervisedRuntime):
             for descriptor in (null, arguments):
                 os.close(descriptor)
 
+    def _mounted(self, toolchain: str | None) -> dict[int, int]:
+        return {} if toolchain is None else {bwrap.TOOLCHAIN: self._folders_of_tools[toolchain]}
+
     def _as_nobody(self) -> list[str]:
         """Root's dispatcher gives root away first: then a hole in the sandbox leads to nobody."""
         if self._setpriv is None:
@@ -314,14 +336,17 @@ class SandboxRuntime(SupervisedRuntime):
             group.limit(memory_mb=limits.memory_mb, processes=limits.processes)
         return group
 
-    @staticmethod
-    def _terms(group: cgroups.Group | None) -> job.Terms:
+    def _place_of(self, toolchain: Toolchain) -> str:  # noqa: ARG002 (the same place for each)
+        return bwrap.TOOLCHAIN_AT
+
+    def _terms(self, group: cgroups.Group | None, toolchain: str | None) -> job.Terms:
         return job.Terms(
             root=bwrap.ROOT,
             own_network=True,
             sized_disk=True,
             has_memory_limit=group is not None and group.memory is not None,
             has_process_limit=group is not None and group.pids is not None,
+            tools=self._tools(toolchain),
         )
 
     def isolation(self) -> dict[str, str]:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from sfp_server.runtimes import job
@@ -12,7 +14,8 @@ from sfp_server.runtimes.broker import BrokerDoor
 from sfp_server.runtimes.cgroups import Cgroups
 from sfp_server.runtimes.conversation import lost
 from sfp_server.runtimes.egress import EgressPolicy
-from sfp_server.runtimes.warm import WarmPool
+from sfp_server.runtimes.toolchains import Toolchain
+from sfp_server.runtimes.warm import MAX_WARM, WarmPool
 from sfp_server.runtimes.worker import Stranger, Worker
 
 #: exits that are remembered for whoever asks again
@@ -31,10 +34,21 @@ class SupervisedRuntime(ABC):
 
     name: str
 
-    def __init__(self, *, broker_socket: BrokerDoor | None, egress: EgressPolicy, warm: int) -> None:
+    def __init__(
+        self,
+        *,
+        broker_socket: BrokerDoor | None,
+        egress: EgressPolicy,
+        warm: int,
+        toolchains: Mapping[str, Toolchain] | None = None,
+    ) -> None:
         self._broker = broker_socket
         self._egress = egress
-        self._pool = WarmPool(warm, self._make_warm)
+        self._toolchains = toolchains or {}
+        folders = [name for name, toolchain in self._toolchains.items() if toolchain.folder is not None]
+        warm = min(warm, MAX_WARM // (1 + len(folders)))
+        #: by toolchain; None: without one
+        self._pools = {name: WarmPool(warm, partial(self._make, None, name)) for name in (None, *folders)}
         self._workers: dict[Handle, Worker] = {}
         self._exits: OrderedDict[Handle, Exit] = OrderedDict()
         self._cleanups: set[asyncio.Task[None]] = set()
@@ -42,8 +56,8 @@ class SupervisedRuntime(ABC):
         self._cgroups = Cgroups(version="none")
 
     @abstractmethod
-    async def _make(self, workload: Workload | None) -> Worker:
-        """A pristine worker fit for `workload` (None: for the default limits)."""
+    async def _make(self, workload: Workload | None, toolchain: str | None) -> Worker:
+        """A pristine worker with this toolchain, fit for `workload` (None: for the default limits)."""
 
     @abstractmethod
     def _fits_warm(self, workload: Workload) -> bool:
@@ -53,16 +67,14 @@ class SupervisedRuntime(ABC):
     def _check(self, workload: Workload) -> None:
         """Raises RuntimeUnavailable when this machine cannot keep what the workload asks for."""
 
-    async def _make_warm(self) -> Worker:
-        return await self._make(None)
-
     async def start(self, workload: Workload, attendant: Attendant) -> Handle:
         """As `Runtime.start`."""
         self._check(workload)
+        toolchain = self._toolchain_of(workload)
         for _ in range(TRIES):
-            worker = self._pool.take() if self._fits_warm(workload) else None
+            worker = self._pools[toolchain].take() if self._fits_warm(workload) else None
             if worker is None:
-                worker = await self._make(workload)
+                worker = await self._make(workload, toolchain)
             try:
                 return await self._begin(worker, workload, attendant)
             except OSError:
@@ -71,6 +83,31 @@ class SupervisedRuntime(ABC):
                 self._cleanup(worker)
                 raise
         raise RuntimeUnavailable("workers die before they have their job")
+
+    def _toolchain_of(self, workload: Workload) -> str | None:
+        """The one to be made visible; None: none is. Raises RuntimeUnavailable when it is not on this machine."""
+        if workload.toolchain is None:
+            return None
+        toolchain = self._toolchains.get(workload.toolchain)
+        if toolchain is None:
+            raise RuntimeUnavailable(f"the toolchain {workload.toolchain} is not installed on this machine")
+        return None if toolchain.folder is None else toolchain.name
+
+    def _tools(self, toolchain: str | None) -> job.Tools:
+        """A toolchain as a worker sees it."""
+        if toolchain is None:
+            return job.Tools()
+        found = self._toolchains[toolchain]
+        place = self._place_of(found)
+        return job.Tools(path=found.path_at(place), env=found.env_at(place))
+
+    def _place_of(self, toolchain: Toolchain) -> str:
+        """Where a worker sees it."""
+        return str(toolchain.folder)
+
+    def _fill_pools(self) -> None:
+        for pool in self._pools.values():
+            pool.fill()
 
     async def _begin(self, worker: Worker, workload: Workload, attendant: Attendant) -> Handle:
         brief = await job.brief(workload, attendant.ticket, worker.terms, broker=self._broker, egress=self._egress)
@@ -97,7 +134,11 @@ class SupervisedRuntime(ABC):
         return worker
 
     def _cleanup(self, worker: Worker) -> None:
-        task = asyncio.get_running_loop().create_task(worker.discard())
+        self._later(worker.discard())
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Free something without keeping anybody waiting; `close` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
         self._cleanups.add(task)
         task.add_done_callback(self._cleanups.discard)
 
@@ -144,7 +185,8 @@ class SupervisedRuntime(ABC):
 
     async def close(self) -> None:
         """As `Runtime.close`."""
-        await self._pool.close()
+        for pool in self._pools.values():
+            await pool.close()
         workers: list[Any] = [worker.discard() for worker in list(self._workers.values())]
         await asyncio.gather(*workers, return_exceptions=True)
         await asyncio.sleep(0)  # the last ones' ends are told

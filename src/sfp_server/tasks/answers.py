@@ -112,6 +112,7 @@ class TaskDetail(TaskRow):
     retry_config: RetryConfig | None
     concurrency_key: str | None
     runtime: str | None
+    toolchain: str | None
     network: str
     limits: dict[str, int]
     credentials: list[dict[str, Any]]
@@ -322,6 +323,7 @@ def detail(row: Row, *, attempts: Sequence[Row], schedule: Row | None, retries: 
         retry_config=msgspec.convert(row["retry_config"], RetryConfig) if row["retry_config"] else None,
         concurrency_key=row["concurrency_key"],
         runtime=row["runtime"],
+        toolchain=row["toolchain"],
         network=row["network"],
         limits=row["limits"],
         credentials=row["credentials"],

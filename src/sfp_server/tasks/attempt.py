@@ -132,7 +132,7 @@ class Attempt:
         try:
             data = msgspec.convert(self.task.data, kind.data)
             described = kind.describe(data, await persistently(lambda: self._circumstances(kind, data)))
-            workload = replace(described, kind=kind.name)
+            workload = replace(described, kind=kind.name, toolchain=self.task.toolchain)
             self._reports.ticket = await self._ticket()
             handle = await runtime.start(workload, self._reports)
         except asyncio.CancelledError:

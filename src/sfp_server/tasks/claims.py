@@ -21,6 +21,7 @@ def claimed(row: Row) -> Claimed:
         timeout_seconds=row.get("timeout_seconds", 0.0),
         lease_seconds=row.get("lease_seconds", 0.0),
         runtime=row.get("runtime"),
+        toolchain=row.get("toolchain"),
         network=row.get("network", "none"),
         limits=row.get("limits", {}),
         credentials=tuple(row.get("credentials", ())),

@@ -85,6 +85,7 @@ class Claimed:
     timeout_seconds: float
     lease_seconds: float
     runtime: str | None
+    toolchain: str | None
     network: str
     limits: Mapping[str, int]
     credentials: tuple[Mapping[str, Any], ...] = field(default=())

@@ -141,7 +141,7 @@ async def _stored(tx: Tx, actor: Actor, submission: Submission, settings: Settin
         actor.name,
         request_id,
         None,
-        kind.toolchain,
+        body.toolchain or kind.toolchain,
     )
     return _Stored(values=values, first_run=first_run)
 

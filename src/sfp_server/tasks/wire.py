@@ -123,6 +123,7 @@ class SubmitTask(Wire):
         Meta(max_length=32),
     ] = msgspec.field(default_factory=dict[str, str])
     runtime: Literal["sandbox", "process", "container", "kubernetes"] | None = None
+    toolchain: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] | None = None
     network: Literal["none", "egress"] | None = None
     limits: LimitsBody | None = None
     credentials: Annotated[list[Credential], Meta(max_length=50)] = msgspec.field(default_factory=list[Credential])

@@ -46,7 +46,9 @@ BEGIN
     INSERT INTO events (team_id, channel, seq, event, data)
     SELECT of_team, channel, last_seq - many + number, event, facts FROM numbered JOIN lines ON channel = name
   )
-  SELECT count(pg_notify('sfp_events', of_team || ' ' || last_seq || ' ' || name)) INTO channels_told FROM numbered;
+  SELECT count(pg_notify('sfp_events', of_team || ' ' || last_seq || haste_of(event_name) || ' ' || name))
+    INTO channels_told
+    FROM numbered;
 END $$;
 
 CREATE FUNCTION tell_each_team(ids uuid[], event_name text DEFAULT NULL) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
