@@ -147,7 +147,7 @@ class Settings:
         "SFP_WORKER_RUNTIME",
         "of tasks that name none; auto: sandbox where it works, else process",
     )
-    worker_warm: int = _setting(2, "worker.warm", "SFP_WORKER_WARM", "pre-started workers that wait for a task")
+    worker_warm: int = _setting(4, "worker.warm", "SFP_WORKER_WARM", "pre-started workers that wait for a task")
 
     dispatchers_listen: str | None = _setting(
         None,

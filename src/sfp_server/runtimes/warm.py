@@ -18,7 +18,7 @@ from sfp_server.runtimes.worker import Worker
 
 _log: Any = structlog.get_logger(__name__)
 
-#: waiting workers at most, each about 10 MB
+#: waiting workers at most, of all toolchains together; one that was forked has 1 MB of its own, one that was built 6
 MAX_WARM = 32
 #: seconds without a start after which the pool is filled, unless it is empty
 QUIET_SECONDS = 0.05

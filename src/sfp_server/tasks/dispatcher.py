@@ -189,7 +189,8 @@ class Dispatcher:
             if self._running.get(task.id) is attempt:
                 del self._running[task.id]
                 del self._leased_at[task.id]
-            self._wake.set()
+            if self._machine.slots is not None:  # else what took its place came with the step that ended it
+                self._wake.set()
 
         running.add_done_callback(ended)
 

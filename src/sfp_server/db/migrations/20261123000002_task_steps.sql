@@ -385,8 +385,9 @@ BEGIN
 END $$;
 
 -- End attempts, given as an array of `ending` in JSON: results, states, credentials and events in one step. Answers the
--- tasks whose attempt has ended with this call; one that is missing was not at that attempt any more.
-CREATE FUNCTION end_attempts(endings jsonb) RETURNS SETOF uuid LANGUAGE plpgsql VOLATILE AS $$
+-- tasks whose attempt has ended with this call; one that is missing was not at that attempt any more. Without
+-- `tell_of_room` nobody is told that there is room: nothing waits for it.
+CREATE FUNCTION end_attempts(endings jsonb, tell_of_room boolean) RETURNS SETOF uuid LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   ids         uuid[];
   with_leases uuid[];
@@ -445,9 +446,11 @@ BEGIN
   IF with_keys IS NOT NULL THEN
     PERFORM free_keys(with_keys);
   END IF;
-  FOREACH of_queue IN ARRAY queues_left LOOP
-    PERFORM pg_notify('sfp_tasks', of_queue);
-  END LOOP;
+  IF tell_of_room THEN
+    FOREACH of_queue IN ARRAY queues_left LOOP
+      PERFORM pg_notify('sfp_tasks', of_queue);
+    END LOOP;
+  END IF;
   PERFORM tell_each_team(ids);
   RETURN QUERY SELECT unnest(ids);
 END $$;
@@ -456,7 +459,7 @@ CREATE FUNCTION finish(endings jsonb) RETURNS SETOF uuid LANGUAGE plpgsql VOLATI
 SET search_path = sfp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
-  RETURN QUERY SELECT * FROM end_attempts(endings);
+  RETURN QUERY SELECT * FROM end_attempts(endings, tell_of_room => true);
 END $$;
 
 -- `finish` and `claim` in one round trip and one write to the disk: the room that the ended leave is used at once. First
@@ -469,7 +472,8 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
 DECLARE
   from_queues text[] := CASE WHEN up_to > 0 THEN lock_claims() END;
 BEGIN
-  RETURN QUERY SELECT finished, NULL::tasks FROM end_attempts(endings) AS finished;
+  RETURN QUERY SELECT finished, NULL::tasks
+                 FROM end_attempts(endings, tell_of_room => from_queues IS NOT NULL OR up_to = 0) AS finished;
   IF from_queues IS NOT NULL THEN
     RETURN QUERY SELECT NULL::uuid, taken FROM take_tasks(by_dispatcher, on_runtimes, team_limit, preemptions_at_most,
                                                           up_to, from_queues) AS taken;
