@@ -43,6 +43,11 @@ _AWAY = (
 )
 
 
+#: seconds between two questions on a connection that only listens, and until they must be answered
+_PROBE_SECONDS = 20.0
+_PROBE_PATIENCE = 10.0
+
+
 class Violation(Exception):
     """A named constraint refused a change; `constraint` is its name."""
 
@@ -236,7 +241,8 @@ class Database:
             with _translated():
                 await connection.add_listener(channel, lambda *told: heard(str(told[3])))
             connected()
-            await lost.wait()
+            with _translated():
+                await _until_lost(connection, lost)
             raise Unavailable("the database connection was lost", retry_after=2)
         finally:
             connection.terminate()
@@ -247,6 +253,15 @@ class _Connection(asyncpg.Connection):
 
     def get_reset_query(self) -> str:
         return ""
+
+
+async def _until_lost(connection: Any, lost: asyncio.Event) -> None:
+    """Until the server has hung up; a network that was cut says nothing, so we ask. Raises when there is no answer."""
+    while not lost.is_set():
+        try:
+            await asyncio.wait_for(lost.wait(), _PROBE_SECONDS)
+        except TimeoutError:
+            await connection.execute("SELECT", timeout=_PROBE_PATIENCE)
 
 
 async def _prepare(connection: Any) -> None:
