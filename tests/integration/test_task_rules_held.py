@@ -10,6 +10,7 @@ import pytest
 from sfp_server.errors import Conflict, Unprocessable
 from sfp_server.kinds import KINDS
 from sfp_server.tasks import answers, explain, service, wire
+from sfp_server.tasks.model import Status
 from sfp_server.web.wire import convert
 
 EVERY_SECOND = {"intervalSeconds": 1}
@@ -375,3 +376,17 @@ async def test_a_key_passes_on_although_its_next_task_is_cancelled_or_cannot_run
     assert reasons == {"no_runtime": 1, "queued": 1}
     assert (await claim(held, "batch"))["id"] == last
     assert await held.admin.fetchval("SELECT status FROM tasks WHERE id = $1", nowhere) == "pending"
+
+
+async def test_a_busy_key_is_told_before_anybody_looked(held):
+    """With very much waiting, the dispatcher looks at the reasons less often than every second."""
+    await held.admin.execute("INSERT INTO dispatchers (id, host, pid, runtimes) VALUES (uuid7(), 'x', 1, '{sandbox}')")
+    first, second = [await held.submit("/bin/true", concurrencyKey="k") for _ in range(2)]
+    await claim(held)
+    async with held.api.transaction(held.owner) as tx:
+        task = await service.get(tx, second)
+        told = await explain.explain(tx, task)
+        rows = await service.listed(tx, service.Filter(status=Status.PENDING), after=None, limit=5)
+    wanted = ("concurrency", f"the key k is held by task {first}")
+    assert (told.reasons[0].reason, told.reasons[0].detail) == wanted
+    assert [(item.reason, item.reason_detail) for item in map(answers.in_list, rows)] == [wanted]

@@ -230,7 +230,7 @@ def reason(row: Row) -> tuple[str | None, str | None]:
             return "scheduled", f"due at {when}"
         case "retry":
             return "retry", f"{row['reason_detail']}; the next is due at {when}"
-        case "concurrency" if row.get("held_by"):
+        case "concurrency" | "queued" if row.get("held_by"):  # also before the dispatcher has seen it
             return "concurrency", f"the key {row['concurrency_key']} is held by task {row['held_by']}"
         case other:
             return other, row["reason_detail"]

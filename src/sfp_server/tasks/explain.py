@@ -55,7 +55,7 @@ def _wait(task: Row, place: Row) -> Estimate | None:
     if task["nobody_runs"] or task["reason"] in {"paused", "no_runtime"}:
         return None
     until_due = max(0.0, (task["due_at"] - place["at"]).total_seconds())
-    if task["reason"] == "concurrency":
+    if reason(task)[0] == "concurrency":
         ends, at_once = place["key_ahead"], 1
     else:
         free = max(0, place["queue_slots"] - place["queue_active"])

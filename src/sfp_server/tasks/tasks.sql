@@ -25,7 +25,7 @@ SELECT tasks.*,
        status = 'pending' AND due_at <= now()
          AND NOT EXISTS (SELECT FROM dispatchers WHERE seen_at > now() - interval '15 seconds') AS nobody_runs,
        (SELECT task_id FROM held_keys
-         WHERE reason = 'concurrency' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
+         WHERE status = 'pending' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
   FROM tasks
  WHERE id = $1
 
@@ -51,7 +51,7 @@ SELECT attempt, status, queue, runtime, dispatcher_id, task_id || '/' || attempt
 -- Newest first; $7 is the last id of the previous page.
 SELECT tasks.*, false AS nobody_runs,
        (SELECT task_id FROM held_keys
-         WHERE reason = 'concurrency' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
+         WHERE status = 'pending' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
   FROM list_tasks($1, $2, $3, $4, $5, $6, $7, $8) AS tasks
 
 -- name: lock
@@ -188,7 +188,7 @@ UPDATE schedules
 -- Runs of a series, newest first; $2 is the last id of the previous page.
 SELECT tasks.*, false AS nobody_runs,
        (SELECT task_id FROM held_keys
-         WHERE reason = 'concurrency' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
+         WHERE status = 'pending' AND held_keys.team_id = tasks.team_id AND key = concurrency_key) AS held_by
   FROM tasks
  WHERE series_id = $1
    AND ($2::uuid IS NULL OR id < $2)
