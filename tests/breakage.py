@@ -79,16 +79,22 @@ def worker_child(instance: Instance) -> list[int]:
 
 
 def worker_supervisor(instance: Instance) -> list[int]:
-    found = worker_programs(instance)[:1]
-    return [parent.pid for program in found if (parent := program.parent()) is not None]
+    return _above(instance)[:1]
 
 
 def worker_ancestors(instance: Instance) -> list[int]:
     """What lies between a program and the dispatcher: supervisor, template, bubblewrap."""
-    tops = instance.pids("dispatcher")
-    found = worker_programs(instance)[:1]
-    own = {child.pid for top in tops for child in below(top)}
-    return [parent.pid for program in found for parent in program.parents() if parent.pid in own]
+    return _above(instance)
+
+
+def _above(instance: Instance) -> list[int]:
+    own = {child.pid for top in instance.pids("dispatcher") for child in below(top)}
+    for program in worker_programs(instance):
+        try:
+            return [parent.pid for parent in program.parents() if parent.pid in own]
+        except psutil.Error:  # it has ended meanwhile
+            continue
+    return []
 
 
 def service(name: str) -> Callable[[Instance], list[int]]:
@@ -225,9 +231,8 @@ def inventory(instance: Instance) -> dict[str, int]:
     """How many there are, of what a worker could leave behind; other instances' are not counted."""
     rows = asyncio.run(fetch(admin_url(instance), "SELECT DISTINCT pid FROM sfp.dispatchers"))
     dispatchers = {str(row["pid"]) for row in rows} | {str(pid) for pid in instance.pids("dispatcher")}
-    groups = [
-        group.name for group in Path("/sys/fs/cgroup").rglob("sfp-*-*-*") if group.name.split("-")[1] in dispatchers
-    ]
+    made = [name for _, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.count("-") == 3]
+    groups = [name for name in made if name.startswith("sfp-") and name.split("-")[1] in dispatchers]
     tops = [Path("/run/sfp-server"), instance.place.run / "workers"]
     folders = [entry for top in tops if top.is_dir() for entry in top.iterdir()]
     return {

@@ -1,7 +1,7 @@
 """When a series runs: time zones, clock changes, intervals, downtime."""
 
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
@@ -94,3 +94,44 @@ def test_what_is_no_cron_expression_is_refused(expression):
 def test_what_is_no_time_zone_is_refused(name):
     with pytest.raises(ValueError, match=r"no IANA time zone"):
         check_timezone(name)
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "start", "runs"),
+    [
+        # Lord Howe moves by half an hour: forward at 2:00, back at 2:00
+        ("15 2 * * *", "Australia/Lord_Howe", "2026-10-03T12:00", ["2026-10-03T15:30", "2026-10-04T15:15"]),
+        ("45 1 * * *", "Australia/Lord_Howe", "2026-04-04T12:00", ["2026-04-04T14:45", "2026-04-05T15:15"]),
+        # Samoa had no 30 December 2011
+        (
+            "0 12 * * *",
+            "Pacific/Apia",
+            "2011-12-29T12:00",
+            ["2011-12-29T22:00", "2011-12-30T10:00", "2011-12-30T22:00"],
+        ),
+        # an hourly run goes on through the repeated hour
+        (
+            "0 * * * *",
+            "Europe/Berlin",
+            "2026-10-24T23:30",
+            ["2026-10-25T00:00", "2026-10-25T01:00", "2026-10-25T02:00"],
+        ),
+        ("0 0 L * *", "UTC", "2026-01-15", ["2026-01-31", "2026-02-28"]),
+        ("0 9 * * MON#1", "UTC", "2026-01-01", ["2026-01-05T09:00", "2026-02-02T09:00"]),
+    ],
+)
+def test_calendars_of_all_kinds(cron, zone, start, runs):
+    rhythm = Rhythm(cron=cron, interval_seconds=None, timezone=zone, start_at=at(start))
+    assert list(islice(rhythm.after(at(start)), len(runs))) == [at(run) for run in runs]
+    for before, following in pairwise(runs):  # as a dispatcher goes on, from what it made last
+        assert next(rhythm.after(at(before))) == at(following)
+
+
+@pytest.mark.parametrize(("missed", "runs"), [("skip", 1), ("once", 1), ("all", 11)])
+def test_five_minutes_over_a_series_of_thirty_seconds(missed, runs):
+    """The occurrence that is due just now is not missed; what is older is."""
+    start = at("2026-01-01")
+    found = due(every(30, start), next_at=start, now=start + timedelta(minutes=5, seconds=3), missed=missed)
+    assert (len(found.run), found.skipped) == (runs, 11 - runs)
+    late = due(every(30, start), next_at=start, now=start + timedelta(minutes=5, seconds=20), missed=missed)
+    assert len(late.run) == {"skip": 0, "once": 1, "all": 11}[missed]

@@ -4,6 +4,7 @@ A dispatcher removes it when it starts. Where none comes after (`stop -f`), this
 """
 
 import asyncio
+import os
 import tempfile
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def remove(*scratch: Path) -> None:
 
 
 async def _remove_groups(mount: Path) -> None:
-    # Wherever the dispatcher was started: its groups lie below its own. A group of ours has none of ours inside.
-    parents = {group.parent for group in mount.rglob("sfp-*-*-*") if group.is_dir()}
+    # Wherever the dispatcher was started: its groups lie below its own. Groups come and go meanwhile, which `os.walk`
+    # takes as it comes.
+    parents = {Path(top) for top, names, _ in os.walk(mount) if any(name.startswith("sfp-") for name in names)}
     for parent in parents:
         await Cgroups(version="v1", memory=parent).remove_leftovers()
