@@ -233,11 +233,11 @@ BEGIN
         OR round + (SELECT count(*) FROM attempts WHERE status = 'active' AND attempts.team_id = line.team_id) <= team_limit
      ORDER BY place
      LIMIT room
-  ), free AS (
+  ), free AS (  -- (What has a reason is pending. Asked for by its status, it would be looked for among all that are.)
     SELECT tasks.id, picked.place
       FROM picked
       JOIN tasks ON tasks.id = picked.id
-     WHERE tasks.status = 'pending'
+     WHERE tasks.reason IS NOT NULL
        FOR NO KEY UPDATE OF tasks SKIP LOCKED
   ), taken AS (
     UPDATE tasks
@@ -266,13 +266,28 @@ BEGIN
 END $$;
 
 -- The queues that have something due, the most urgent first. Asked before the claims' lock.
-CREATE FUNCTION queues_with_work() RETURNS text[] LANGUAGE sql STABLE AS $$
-  SELECT array_agg(queue)
-    FROM unnest(ARRAY['critical', 'normal', 'batch']) AS queue
-   WHERE EXISTS (SELECT FROM tasks
-                  WHERE priority = queue AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now()
-                    AND (reason = 'concurrency')::int = 0)
-$$;
+-- (Three questions: as one, over the names of the queues, all that waits would be read for a queue that is empty.)
+CREATE FUNCTION queues_with_work() RETURNS text[] LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  queues text[] := '{}';
+BEGIN
+  IF EXISTS (SELECT FROM tasks
+              WHERE priority = 'critical' AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now()
+                AND (reason = 'concurrency')::int = 0) THEN
+    queues := queues || 'critical'::text;
+  END IF;
+  IF EXISTS (SELECT FROM tasks
+              WHERE priority = 'normal' AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now()
+                AND (reason = 'concurrency')::int = 0) THEN
+    queues := queues || 'normal'::text;
+  END IF;
+  IF EXISTS (SELECT FROM tasks
+              WHERE priority = 'batch' AND status = 'pending' AND schedule_type <> 'recurring' AND due_at <= now()
+                AND (reason = 'concurrency')::int = 0) THEN
+    queues := queues || 'batch'::text;
+  END IF;
+  RETURN nullif(queues, '{}');
+END $$;
 
 -- Give waiting tasks to a dispatcher, the most urgent queue first, as long as there is room, `up_to` of them. The caller
 -- holds the claims' lock.
@@ -317,11 +332,12 @@ END $$;
 
 -- Take what waits, as `take_tasks` says. No row: nothing to run now.
 -- (Generic plans, here and below: PostgreSQL would plan anew for each task, which takes longer than to run it. And by
--- index: a plan made while a table was empty would read all of it for as long as the connection lives.)
+-- index, without joining or sorting more than is taken: a plan made while a table was empty would read all of it for as
+-- long as the connection lives. `tests/integration/test_claim_cost.py` counts.)
 CREATE FUNCTION claim(by_dispatcher uuid, on_runtimes text[], team_limit int, preemptions_at_most int, up_to int)
 RETURNS SETOF tasks LANGUAGE plpgsql VOLATILE
 SET search_path = sfp SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off AS $$
 DECLARE
   from_queues text[] := lock_claims();
 BEGIN
@@ -418,7 +434,8 @@ BEGIN
                     CASE WHEN becomes NOT IN ('room', 'again') THEN clock_timestamp() END
                FROM what_becomes(tasks.cancel_requested_at, how.status, how.attempt_status, how.retry_after) AS becomes)
       FROM how
-     WHERE tasks.id = how.task_id AND tasks.attempt = how.attempt AND tasks.status = 'active'
+     WHERE tasks.id = how.task_id AND tasks.attempt = how.attempt
+       AND tasks.reason IS NULL AND tasks.finished_at IS NULL  -- active; asked for so, it is looked for by its id alone
     RETURNING tasks.id, tasks.team_id, tasks.priority, tasks.concurrency_key, tasks.credentials, how.attempt AS of_attempt,
               CASE WHEN tasks.status = 'cancelled' AND how.attempt_status <> 'lost' THEN 'cancelled'
                    ELSE how.attempt_status END AS attempt_status, how.exit_code, how.signal, how.error AS how_error, how.usage
@@ -457,7 +474,7 @@ END $$;
 
 CREATE FUNCTION finish(endings jsonb) RETURNS SETOF uuid LANGUAGE plpgsql VOLATILE
 SET search_path = sfp SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off AS $$
 BEGIN
   RETURN QUERY SELECT * FROM end_attempts(endings, tell_of_room => true);
 END $$;
@@ -468,7 +485,7 @@ CREATE FUNCTION finish_and_claim(endings jsonb, by_dispatcher uuid, on_runtimes 
                                  preemptions_at_most int, up_to int)
 RETURNS TABLE (ended uuid, task tasks) LANGUAGE plpgsql VOLATILE
 SET search_path = sfp SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off AS $$
 DECLARE
   from_queues text[] := CASE WHEN up_to > 0 THEN lock_claims() END;
 BEGIN
