@@ -103,9 +103,10 @@ class Load:
         ]
         self._followers = [Follow(self.instance, token) for token in self.tokens]
         self._ended = threading.Event()
-        self._before = self._at_rest()
         self._series: list[tuple[Client, str]] = []
         self._in_flight = 0
+        self.canary(60)  # so that there is a dispatcher, with all that it keeps ready
+        self._before = self._at_rest()
 
     def _at_rest(self) -> dict[str, int]:
         """What there is while nothing runs: once the workers that wait for tasks have been made."""
