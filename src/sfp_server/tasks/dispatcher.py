@@ -228,7 +228,7 @@ class Dispatcher:
             self._look_soon()
 
     def _look_soon(self) -> None:
-        """There may be something to take. What ends makes us look at once; news alone, when it keeps coming, does not."""
+        """There may be something to take. Ends are dealt with at once; news alone, when it keeps coming, is not."""
         loop = asyncio.get_running_loop()
         if self._next_look > loop.time():
             return
