@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,46 @@ async def test_no_group_is_left_where_no_worker_came_to_be(folder, templates, mo
     with pytest.raises(RuntimeUnavailable):
         await runtime.start(workload(["true"]), Attendant())
     await asyncio.gather(*runtime._cleanups)
+    assert _groups() <= before
+    await runtime.close()
+
+
+async def test_no_group_is_left_of_a_start_that_was_cancelled(folder, templates, monkeypatch):
+    runtime = made(folder)
+    await runtime.open()
+    before = _groups()
+    begun, may_go_on = threading.Event(), threading.Event()
+    group = runtime._group
+
+    def slowly(limits):
+        begun.set()
+        may_go_on.wait(20)
+        return group(limits)
+
+    monkeypatch.setattr(runtime, "_group", slowly)
+    starting = asyncio.create_task(runtime.start(workload(["true"]), Attendant()))
+    await asyncio.to_thread(begun.wait, 20)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    may_go_on.set()
+    await asyncio.gather(*runtime._cleanups)
+    assert _groups() <= before
+    await runtime.close()
+
+
+async def test_a_warm_worker_that_dies_waits_no_longer_and_leaves_nothing(folder, templates):
+    before = _groups()
+    runtime = made(folder, warm=1)
+    await runtime.open()
+    pool = runtime._pools[None]
+    await pool.filled()
+    [worker] = pool._waiting
+    worker.kill()
+    await worker.process.wait()
+    await asyncio.sleep(0)  # its end is told by a callback
+    assert list(pool._waiting) == []
+    await asyncio.gather(*pool._discarding)
     assert _groups() <= before
     await runtime.close()
 

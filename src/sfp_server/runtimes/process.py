@@ -104,7 +104,7 @@ class ProcessRuntime(SupervisedRuntime):
             raise RuntimeUnavailable("the runtime is not open")
         limits = self._defaults if workload is None else workload.limits
         user = None if self._setpriv is None else FIRST_USER + secrets.randbelow(USERS)
-        group = await asyncio.to_thread(self._group, limits)
+        group = await self._new_group(limits)
         folder = await asyncio.to_thread(self._home, user)
         ours, theirs = socket.socketpair()
         try:
@@ -133,12 +133,6 @@ class ProcessRuntime(SupervisedRuntime):
         if user is not None:
             os.chown(folder, user, user)
         return folder
-
-    def _group(self, limits: Limits) -> cgroups.Group | None:
-        group = self._cgroups.make()
-        if group is not None:
-            group.limit(memory_mb=limits.memory_mb, processes=limits.processes)
-        return group
 
     def _spawn(self, user: int | None, group: cgroups.Group | None, control: int, folder: Path) -> launch.Process:
         enter = [] if group is None else group.entrance()

@@ -142,7 +142,7 @@ class SandboxRuntime(SupervisedRuntime):
     async def _make(self, workload: Workload | None, toolchain: str | None) -> Worker:
         limits = self._defaults if workload is None else workload.limits
         self._require()
-        group = await asyncio.to_thread(self._group, limits)
+        group = await self._new_group(limits)
         try:
             template = await self._usable_template(toolchain)
             if template is not None:
@@ -329,12 +329,6 @@ class SandboxRuntime(SupervisedRuntime):
     def _hold_mounts(worker: Worker, pid: int) -> None:
         with contextlib.suppress(OSError):
             worker.mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-
-    def _group(self, limits: Limits) -> cgroups.Group | None:
-        group = self._cgroups.make()
-        if group is not None:
-            group.limit(memory_mb=limits.memory_mb, processes=limits.processes)
-        return group
 
     def _place_of(self, toolchain: Toolchain) -> str:  # noqa: ARG002 (the same place for each)
         return bwrap.TOOLCHAIN_AT

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from sfp_server.runtimes import job
-from sfp_server.runtimes.base import Attendant, Exit, Handle, RuntimeUnavailable, Workload
+from sfp_server.runtimes.base import Attendant, Exit, Handle, Limits, RuntimeUnavailable, Workload
 from sfp_server.runtimes.broker import BrokerDoor
-from sfp_server.runtimes.cgroups import Cgroups
+from sfp_server.runtimes.cgroups import Cgroups, Group
 from sfp_server.runtimes.conversation import lost
 from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.toolchains import Toolchain
@@ -136,6 +136,21 @@ class SupervisedRuntime(ABC):
     def _cleanup(self, worker: Worker) -> None:
         self._later(worker.discard())
 
+    async def _new_group(self, limits: Limits) -> Group | None:
+        """A group for one worker. Whoever is cancelled meanwhile cannot take it; the thread makes it all the same."""
+        making = asyncio.ensure_future(asyncio.to_thread(self._group, limits))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            self._later(_free(making))
+            raise
+
+    def _group(self, limits: Limits) -> Group | None:
+        group = self._cgroups.make()
+        if group is not None:
+            group.limit(memory_mb=limits.memory_mb, processes=limits.processes)
+        return group
+
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         """Free something without keeping anybody waiting; `close` waits for it."""
         task = asyncio.get_running_loop().create_task(work)
@@ -194,3 +209,9 @@ class SupervisedRuntime(ABC):
             self._clear(handle)
         while self._cleanups:
             await asyncio.gather(*self._cleanups, return_exceptions=True)
+
+
+async def _free(making: "asyncio.Future[Group | None]") -> None:
+    group = await making
+    if group is not None:
+        await group.remove()

@@ -22,6 +22,8 @@ _log: Any = structlog.get_logger(__name__)
 MAX_WARM = 32
 #: seconds without a start after which the pool is filled, unless it is empty
 QUIET_SECONDS = 0.05
+#: seconds after the death of a waiting worker after which another one is made: whatever killed it may kill the next
+DEATH_SECONDS = 1.0
 
 
 class WarmPool:
@@ -31,6 +33,7 @@ class WarmPool:
         self._waiting: deque[Worker] = deque()
         self._filling: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._discarding: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def take(self) -> Worker | None:
@@ -68,10 +71,22 @@ class WarmPool:
     async def _fill(self) -> None:
         while len(self._waiting) < self._size and not self._closed:
             try:
-                self._waiting.append(await self._make())
+                self._add(await self._make())
             except RuntimeUnavailable as error:
                 _log.warning("runtime.warm_worker_failed", reason=str(error))
                 return  # the next task tries again, and says why to its dispatcher
+
+    def _add(self, worker: Worker) -> None:
+        self._waiting.append(worker)
+        worker.process.call_when_ended(lambda: self._lost(worker))
+
+    def _lost(self, worker: Worker) -> None:
+        """One that dies while it waits is no help to anybody, and holds its group."""
+        if any(worker is one for one in self._waiting):
+            self._waiting = deque(one for one in self._waiting if one is not worker)
+            self._discarding.add(discarding := asyncio.get_running_loop().create_task(worker.discard()))
+            discarding.add_done_callback(self._discarding.discard)
+            asyncio.get_running_loop().call_later(DEATH_SECONDS, self.fill)
 
     async def close(self) -> None:
         self._closed = True
