@@ -5,9 +5,8 @@ because there was too much at once) is read from the log by the API processes, a
 """
 
 import asyncio
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 import valkey.asyncio
@@ -19,6 +18,7 @@ from sfp_server.events.fanout import FANOUT, Publication, bundles, publication
 from sfp_server.events.model import Frame, frame, runs
 from sfp_server.events.outage import Outage
 from sfp_server.events.service import SQL
+from sfp_server.pace import Pace
 from sfp_server.settings import Settings
 
 #: channels read at once, events read at once per channel and in all
@@ -28,29 +28,13 @@ CURSORS_MAX, WAITING_MAX = 20_000, 10_000
 #: seconds that an event waits which says so itself, unless one comes that does not
 CALM_SECONDS = 0.006
 #: rounds of reading and publishing that may follow each other at once, and how many a second beyond them: when much
-#: happens, several events go in one round, and each waits for a hundredth of a second at most
-ROUNDS_AT_ONCE, ROUNDS_PER_SECOND = 15, 100
+#: happens, several events go in one round, and each waits for a fiftieth of a second at most
+ROUNDS_AT_ONCE, ROUNDS_PER_SECOND = 15, 50
 #: seconds: a publication that takes longer is given up; time between attempts to reach a part that is away
 PUBLISH_TIMEOUT, RETRY_DELAY = 2.0, 0.25
 
 #: team and channel
 _Key = tuple[UUID, str]
-
-
-class Pace:
-    """Lets `at_once` turns pass, and then `per_second`: a full bucket of turns, filled again as time passes."""
-
-    def __init__(self, *, at_once: int, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._at_once, self._per_second, self._clock = at_once, per_second, clock
-        self._left: float = at_once
-        self._seen = clock()
-
-    def wait(self) -> float:
-        """Take a turn; the seconds to wait before it."""
-        now = self._clock()
-        self._left = min(self._at_once, self._left + (now - self._seen) * self._per_second) - 1
-        self._seen = now
-        return max(0.0, -self._left / self._per_second)
 
 
 class Relay:

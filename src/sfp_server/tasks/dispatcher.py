@@ -21,6 +21,7 @@ import structlog
 
 from sfp_server.db.database import Database, Row
 from sfp_server.errors import SfpError
+from sfp_server.pace import Pace
 from sfp_server.tasks.attempt import Attempt, Ending, Engine
 from sfp_server.tasks.claims import claimed
 from sfp_server.tasks.clock import DatabaseClock
@@ -34,6 +35,8 @@ log = structlog.get_logger()
 
 #: seconds; NOTIFY makes it faster, this makes it certain
 _LOOK_SECONDS = 1.0
+#: looks because of news that may follow each other at once, and how many a second beyond them
+_LOOKS_AT_ONCE, _LOOKS_PER_SECOND = 10, 50
 #: seconds between two looks for months to make and to drop
 _CLEAN_SECONDS = 3600.0
 #: of its time at most this share goes into the reasons of waiting tasks, unless they are older than so many seconds
@@ -79,6 +82,9 @@ class Dispatcher:
         self._leased_at: dict[UUID, float] = {}
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._looks = Pace(at_once=_LOOKS_AT_ONCE, per_second=_LOOKS_PER_SECOND)
+        #: of the loop's clock
+        self._next_look = 0.0
         self._stopping = asyncio.Event()
         #: when the reasons are looked at next, by our own clock
         self._explain_at = 0.0
@@ -218,6 +224,18 @@ class Dispatcher:
             attempt = self._running.get(UUID(task_id))
             if attempt is not None:
                 attempt.end(_ENDINGS[word])
+        else:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        """There may be something to take. Ends are dealt with at once; news alone, when it keeps coming, is not."""
+        loop = asyncio.get_running_loop()
+        if self._next_look > loop.time():
+            return
+        seconds = self._looks.wait()
+        if seconds > 0:
+            self._next_look = loop.time() + seconds
+            loop.call_at(self._next_look, self._wake.set)
         else:
             self._wake.set()
 

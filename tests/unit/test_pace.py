@@ -1,8 +1,8 @@
-"""The relay's pace: bursts pass at once, a stream goes in rounds."""
+"""Pace: bursts pass at once, a stream goes in rounds."""
 
 import pytest
 
-from sfp_server.events.relay import Pace
+from sfp_server.pace import Pace
 
 
 class Clock:
