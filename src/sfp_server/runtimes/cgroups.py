@@ -49,8 +49,8 @@ class Ceilings(Protocol):
 
     def counters(self) -> Counters: ...
 
-    async def remove(self) -> None:
-        """End what is left in it, and free it."""
+    async def remove(self, held: int | None = None) -> None:
+        """End what is left in it, free it, and close the descriptor `held`, which may take the kernel as long."""
         ...
 
 
@@ -169,10 +169,10 @@ class Group:
             peak_memory_bytes=_number(self.memory / peak),
         )
 
-    async def remove(self) -> None:
+    async def remove(self, held: int | None = None) -> None:
         folders = self.folders()
-        # Nearly always everybody in it is gone: one look at both, in one thread.
-        if not await asyncio.to_thread(_removed, folders):
+        # Nearly always everybody in it is gone: all in one thread, for each costs more than what it does.
+        if not await asyncio.to_thread(_removed, folders, held):
             for folder in folders:
                 await _remove(folder)
 
@@ -194,8 +194,10 @@ def _number(path: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _removed(folders: Sequence[Path]) -> bool:
-    """Remove empty groups; whether none is left."""
+def _removed(folders: Sequence[Path], held: int | None) -> bool:
+    """Close a descriptor and remove empty groups; whether none is left."""
+    if held is not None:
+        os.close(held)
     left = False
     for folder in folders:
         try:

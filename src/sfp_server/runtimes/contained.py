@@ -70,7 +70,7 @@ class Contained:
     def counters(self) -> Counters:
         return Counters(out_of_memory=self._state is not None and self._state.out_of_memory)
 
-    async def remove(self) -> None:
+    async def remove(self, held: int | None = None) -> None:  # noqa: ARG002 (its mounts are the engine's)
         """Remove it; one that the engine does not let go of now is found again by its labels."""
         await remove(self._engine, self.name)
 

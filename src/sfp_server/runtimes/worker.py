@@ -103,11 +103,11 @@ class Worker:
             with contextlib.suppress(Exception):
                 await asyncio.shield(self._exit)
         self.channel.close()
-        if self.mounts is not None:
-            mounts, self.mounts = self.mounts, None
-            await asyncio.to_thread(os.close, mounts)
+        mounts, self.mounts = self.mounts, None
         if self.group is not None:
-            await self.group.remove()
+            await self.group.remove(mounts)
+        elif mounts is not None:
+            await asyncio.to_thread(os.close, mounts)
         if self.leftovers is not None:
             await asyncio.to_thread(self.leftovers)
 
