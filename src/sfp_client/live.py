@@ -172,7 +172,7 @@ class Follower:
             raise _Broken(f"the live connection ended ({closed})") from closed
 
     def _connect(self, token: str) -> "ClientConnection":
-        from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
         from websockets.sync.client import connect
         from websockets.typing import Subprotocol
 
@@ -195,7 +195,7 @@ class Follower:
             if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError | OSError):
                 raise _Broken("the server hung up") from error  # it died, which is not the same as not speaking it
             raise _NoWebSocket(str(error)) from error
-        except (OSError, EOFError) as error:  # also: TLS, name not known, timed out
+        except (OSError, EOFError, ConnectionClosed) as error:  # also: TLS, name not known, timed out, cut while asking
             raise _Broken(str(error) or type(error).__name__) from error
 
     def _refused(self, status: int, token: str) -> Exception:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import websockets.exceptions
+import websockets.sync.client
 
 from client_double import Answer, Double, problem, serving
 from sfp_client import Client, NotAllowed, NotFound, NotSignedIn, TimedOut
@@ -96,6 +98,20 @@ def test_a_server_that_dies_in_the_handshake_is_not_one_without_websocket():
                 next(following)
         dying.join()
     assert asked == [b"/sfp/api/realtime"] * 3
+
+
+def test_a_connection_that_is_cut_while_it_is_asked_for_is_asked_for_again(client, double, monkeypatch):
+    connect, cut = websockets.sync.client.connect, []
+
+    def cut_first(*arguments, **options):
+        if not cut:
+            cut.append(True)
+            raise websockets.exceptions.ConnectionClosedError(None, None)
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(websockets.sync.client, "connect", cut_first)
+    double.sockets = [sends(1, final=1)]
+    assert (seqs(client, timeout=20), cut) == ([1], [True])
 
 
 def test_what_was_seen_is_not_told_again(client, double):
