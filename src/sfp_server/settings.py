@@ -97,7 +97,7 @@ class Settings:
     )
 
     lease_seconds: int = _setting(
-        15, "tasks.leaseSeconds", "SFP_TASKS_LEASE_SECONDS", "an attempt not renewed for so long is lost"
+        10, "tasks.leaseSeconds", "SFP_TASKS_LEASE_SECONDS", "an attempt not renewed for so long is lost"
     )
     grace_seconds: int = _setting(
         10, "tasks.graceSeconds", "SFP_TASKS_GRACE_SECONDS", "seconds between SIGTERM and SIGKILL"
