@@ -39,7 +39,7 @@ test-container: $(STAMP)
 	$(BIN)/python -m pytest -m container $(ARGS)
 
 test-faults: $(STAMP)
-	$(BIN)/python -m pytest tests/acceptance/test_fault_matrix.py $(ARGS)
+	$(BIN)/python -m pytest tests/acceptance/test_fault_matrix.py tests/acceptance/test_remote_dispatcher.py $(ARGS)
 
 soak: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python tests/soak.py $(ARGS)

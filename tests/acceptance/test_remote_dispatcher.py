@@ -226,6 +226,7 @@ def test_a_frozen_dispatcher_that_wakes_up_kills_its_worker_and_writes_nothing(
     assert work.sh("true").status == "completed"
 
 
+@pytest.mark.faults
 def test_a_frozen_dispatcher_is_killed_before_others_take_its_tasks(
     home: Instance, work: Jobs, both: tuple[Machine, Machine]
 ) -> None:
@@ -240,6 +241,7 @@ def test_a_frozen_dispatcher_is_killed_before_others_take_its_tasks(
     assert work.wait(task, timeout=15 + LEASE).status == "completed"
 
 
+@pytest.mark.faults
 def test_a_machine_that_is_cut_off_ends_its_workers_before_others_take_their_tasks(
     home: Instance, work: Jobs, both: tuple[Machine, Machine]
 ) -> None:
@@ -282,6 +284,7 @@ def test_two_machines_share_the_work_and_neither_has_more_than_its_slots(
     assert all(work.wait(task).status == "completed" for task in tasks)
 
 
+@pytest.mark.faults
 def test_kept_files_survive_a_courier_that_dies_on_the_way(home: Instance, work: Jobs, alone: Machine) -> None:
     script = "import os; open('big.bin', 'wb').write(os.urandom(1 << 20) * 200)"
     task = work.submit(["python3", "-c", script], artifacts=["big.bin"])
