@@ -40,7 +40,7 @@ class Connection:
             self._http = http.client.HTTPSConnection(host, port, timeout=PATIENCE, context=tls)
         else:
             self._http = http.client.HTTPConnection(host, port, timeout=PATIENCE)
-        self._http.connect(, ping_interval=None)
+        self._http.connect()
         self._http.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
@@ -124,6 +124,7 @@ class Socket(_Waiting):
             subprotocols=[Subprotocol("sfp.v1")],
             additional_headers={"Authorization": f"Bearer {token}"},
             compression=None,
+            ping_interval=None,  # while others are measured nobody reads here
             proxy=None,
             legacy=True,  # it lives as long as this object, not as long as a block
         )
