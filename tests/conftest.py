@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import asyncpg
+import hypothesis
 import pytest
 
 import faults
@@ -23,6 +24,10 @@ from sfp_server.db.database import Database, run_script
 from sfp_server.db.migrate import SERVICE_ROLES, migrate
 
 ROLE_PASSWORD = "role-password"
+
+# How long an example takes is measured in benchmarks/, not asserted.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A shell starts what it puts in the background with SIGINT ignored, and so would be the programs that we interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
