@@ -9,6 +9,8 @@ and mark (`db: NamedDependency[Database]`):
     cache: Valkey                   bytes in, bytes out; may be away at any time
     authenticator: Authenticator    for tokens that do not come in a header
     sessions, signer, answer_seal   identity
+    outgoing: Outgoing              the server's own calls to the outside
+    issuers, trusted                tokens of other issuers, and of the one that the configuration trusts
     health, api_document            this page's neighbours
     kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
     ends                            wakes who waits for the end of a task
@@ -34,10 +36,13 @@ from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
 from sfp_server.identity import routes as identity
 from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.seal import AnswerSeal
 from sfp_server.identity.sessions import Sessions
+from sfp_server.identity.trusted import Trusted
 from sfp_server.kinds import KINDS
+from sfp_server.outgoing import Outgoing
 from sfp_server.settings import Settings
 from sfp_server.tasks import artifact_routes as artifacts
 from sfp_server.tasks import dispatcher_routes as dispatchers
@@ -49,6 +54,7 @@ from sfp_server.web import openapi, problems
 from sfp_server.web.asgi import App
 from sfp_server.web.guard import Guard
 from sfp_server.web.limits import MAX_BODY, Limits
+from sfp_server.web.origins import Origins
 from sfp_server.web.ratelimit import RateLimiter
 from sfp_server.web.wire import ApiRequest
 
@@ -74,7 +80,10 @@ def create_app(settings: Settings) -> Litestar:
         life=settings.access_token_minutes * 60,
         buffer=settings.expiry_buffer_seconds,
     )
-    authenticator = Authenticator(db, signer)
+    outgoing = Outgoing.of(settings)
+    issuers = Issuers(outgoing)
+    trusted = Trusted(settings, issuers)
+    authenticator = Authenticator(db, signer, trusted)
     limiter = RateLimiter(cache)
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
@@ -84,6 +93,9 @@ def create_app(settings: Settings) -> Litestar:
         "cache": cache,
         "authenticator": authenticator,
         "signer": signer,
+        "outgoing": outgoing,
+        "issuers": issuers,
+        "trusted": trusted,
         "sessions": Sessions(db, signer, refresh_days=settings.refresh_token_days),
         "answer_seal": AnswerSeal(signing_key),
         "health": health.Health(db, cache),
@@ -97,19 +109,23 @@ def create_app(settings: Settings) -> Litestar:
     dependencies["actor"] = Provide(_actor, sync_to_thread=False)
     documented: list[ControllerRouterHandler] = [*health.ROUTES, Router("/sfp/api", route_handlers=API_ROUTES)]
     dependencies["api_document"] = _provide(openapi.ApiDocument(documented, list(dependencies), version=VERSION))
+    origins = Origins.of(settings.domain, settings.allowed_origins())
+    guard = Guard(
+        authenticate=authenticator.actor, limiter=limiter, origins=origins, actor_limit=settings.actor_rate_limit
+    )
     app = Litestar(
         route_handlers=[*documented, *openapi.ROUTES],
         dependencies=dependencies,
-        guards=[Guard(authenticate=authenticator.actor, limiter=limiter, actor_limit=settings.actor_rate_limit)],
+        guards=[guard],
         exception_handlers=dict(problems.HANDLERS),
         request_class=ApiRequest,
         request_max_body_size=MAX_BODY,
-        lifespan=[_running(db, cache, [limiter.run, authenticator.watch, live.run, ends.run])],
+        lifespan=[_running(db, cache, outgoing, [limiter.run, authenticator.watch, live.run, ends.run])],
         openapi_config=None,
         logging_config=None,
     )
     inner = cast("App", app.asgi_handler)  # Litestar's ASGI types are closed dictionaries, ours are open ones
-    limits = Limits(app=inner, limiter=limiter, address_limit=settings.address_rate_limit)
+    limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
     app.asgi_handler = cast("Any", limits)
     return app
 
@@ -123,7 +139,7 @@ def _actor(request: Request[Any, Any, Any]) -> Actor:
 
 
 def _running(
-    db: Database, cache: Valkey, loops: list[Callable[[], Coroutine[Any, Any, None]]]
+    db: Database, cache: Valkey, outgoing: Outgoing, loops: list[Callable[[], Coroutine[Any, Any, None]]]
 ) -> Callable[[Litestar], Any]:
     """The application's own loops, from its start to its end; then connections are closed."""
 
@@ -134,6 +150,7 @@ def _running(
             yield
         finally:
             await _end(running)
+            await outgoing.close()
             await cache.aclose()
             await db.close()
 

@@ -67,6 +67,13 @@ class Settings:
     )
     extra_ca_file: str | None = _setting(None, "tls.extraCaFile", "SFP_EXTRA_CA_FILE", "PEM bundle trusted in addition")
 
+    cors_allow_origins: str = _setting(
+        "",
+        "cors.allowOrigins",
+        "SFP_CORS_ALLOW_ORIGINS",
+        "comma list of exact origins (https://console.example) whose pages may call the API; no patterns",
+    )
+
     access_token_minutes: int = _setting(
         60,
         "auth.accessTokenMinutes",
@@ -81,6 +88,34 @@ class Settings:
     )
     refresh_token_days: int = _setting(
         30, "auth.refreshTokenDays", "SFP_AUTH_REFRESH_TOKEN_DAYS", "life of an unused refresh token, days"
+    )
+
+    auth_issuer: str | None = _setting(
+        None,
+        "auth.issuer",
+        "SFP_AUTH_ISSUER",
+        "`iss` of user tokens of another service that open the API, as https://PROJECT.supabase.co/auth/v1",
+    )
+    auth_audience: str = _setting(
+        "authenticated", "auth.audience", "SFP_AUTH_AUDIENCE", "`aud` that such tokens must have"
+    )
+    supabase_jwt_secret: Literal["supabase-jwt-secret"] | None = _setting(
+        None,
+        "auth.supabaseJwtSecret",
+        "SFP_AUTH_SUPABASE_JWT_SECRET_FILE",
+        "such tokens are HS256: the file in secrets/ with their secret (`init --config-file` puts it there)",
+    )
+    auth_jwks_url: str | None = _setting(
+        None, "auth.jwksUrl", "SFP_AUTH_JWKS_URL", "such tokens are signed with one of the keys at this URL"
+    )
+    auth_jwks_algorithm: Literal["ES256", "RS256"] = _setting(
+        "ES256", "auth.jwksAlgorithm", "SFP_AUTH_JWKS_ALGORITHM", "the algorithm of auth.jwksUrl; no token chooses it"
+    )
+    auth_trust_email: bool = _setting(
+        False,
+        "auth.trustEmail",
+        "SFP_AUTH_TRUST_EMAIL",
+        "true: auth.issuer confirms e-mail addresses, so a user whose id is another one is found by address",
     )
 
     actor_rate_limit: int = _setting(
@@ -224,6 +259,7 @@ class Settings:
         self.images()
         self.toolchains()
         self.listen_address()
+        self.allowed_origins()
         if self.dispatcher_slots is not None and not 0 <= self.dispatcher_slots <= 1000:
             raise SettingsError("dispatcher.slots must be between 0 and 1000")
         if self.worker_runtime == "container" and self.container_engine is None:
@@ -235,6 +271,10 @@ class Settings:
                 raise SettingsError(f"{name} must be between 1 and 65535")
         if self.access_token_minutes * 60 <= self.expiry_buffer_seconds:
             raise SettingsError("auth.accessTokenMinutes must be longer than auth.expiryBufferSeconds")
+        if (self.auth_issuer is None) != (self.supabase_jwt_secret is None and self.auth_jwks_url is None):
+            raise SettingsError("auth.issuer needs auth.supabaseJwtSecret or auth.jwksUrl, and they need it")
+        if self.supabase_jwt_secret is not None and self.auth_jwks_url is not None:
+            raise SettingsError("auth.supabaseJwtSecret and auth.jwksUrl exclude each other")
         if self.lease_seconds < 3:
             raise SettingsError("tasks.leaseSeconds must be at least 3")
 
@@ -278,6 +318,24 @@ class Settings:
         if not colon or not port.isdigit() or not 0 < int(port) < 65536:
             raise SettingsError("dispatchers.listen must look like 0.0.0.0:9443")
         return host.strip("[]"), int(port)
+
+    def allowed_origins(self) -> tuple[str, ...]:
+        """Origins of pages that may call the API. Raises SettingsError for what is no exact origin."""
+        found = tuple(_listed(self.cors_allow_origins))
+        for origin in found:
+            parts = urlsplit(origin)
+            exact = f"{parts.scheme}://{parts.netloc}".lower()
+            if (
+                parts.scheme not in {"http", "https"}
+                or not parts.hostname
+                or origin != exact
+                or set(origin) & set("*@")
+            ):
+                raise SettingsError(
+                    "cors.allowOrigins must be exact origins as browsers send them, as in https://console.example: "
+                    "no *, no path, small letters"
+                )
+        return found
 
     def mounts(self) -> tuple[Path, ...]:
         """Directories of this machine that containers see."""
