@@ -118,7 +118,7 @@ def _claim_ports(at: Place, base: Path, environ: Mapping[str, str], say: Callabl
 
 def _launch(at: Place, settings: Settings, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
     """Write every configuration file, start supervisord, and migrate before the services when needed."""
-    for name in ("logs", "tmp", "caddy"):
+    for name in ("logs", "tmp", "caddy", "artifacts"):
         make_directory(at.directory / name)
     run = ensure_run_directory(at)
     if settings.dispatchers_listen:
