@@ -156,9 +156,7 @@ class Flows:
     async def exchange(self, code: str, verifier: str, redirect_uri: str, caller: Caller) -> SignedIn:
         """Tokens for a code. Raises CodeInvalid; the second use of a code ends the session of its first."""
         digest = hash_of(code)
-        address = attempts.address_subject(caller.address)
         async with self._db.identifying(presented_hash=digest) as tx:
-            await attempts.check(tx, digest.hex(), address)
             row = await tx.one(SQL["use_code"], digest)
             if row is None:
                 await self._revoke_reused(tx, digest)
@@ -170,8 +168,9 @@ class Flows:
                     await tx.execute(SQL["code_opened"], digest, session_id)
                     return await self._sessions.pair(tx, session_id, user["id"], user["email"])
         async with self._db.identifying() as tx:
-            await attempts.failed(tx, address)
-        raise CodeInvalid("the code is not valid")
+            tried = attempts.guess(attempts.Kind.AUTHORIZATION_CODE, address=caller.address)
+            waits = await attempts.refuse(tx, tried)
+        raise waits or CodeInvalid("the code is not valid")
 
     async def _code(self, person: Person, to: Destination, via: str) -> str:
         code = new_secret()
