@@ -99,7 +99,7 @@ class SignInRefused(Forbidden):
 
 
 class PasswordLoginOff(Forbidden):
-    """This instance takes no passwords (`auth.passwordLogin`)."""
+    """No passwords are taken here (`auth.passwordLogin`)."""
 
     code = "password_login_off"
 

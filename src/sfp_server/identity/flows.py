@@ -177,9 +177,7 @@ class Flows:
         digest = hash_of(code)
         async with self._db.identifying(presented_hash=digest) as tx:
             await tx.execute(SQL["clear_codes"])
-            await tx.execute(
-                SQL["add_code"], digest, person.id, to.redirect_to, to.client_challenge, via, CODE_SECONDS
-            )
+            await tx.execute(SQL["add_code"], digest, person.id, to.redirect_to, to.client_challenge, via, CODE_SECONDS)
         return code
 
     async def _revoke_reused(self, tx: Tx, digest: bytes) -> None:
@@ -236,7 +234,9 @@ async def _linked_by_email(tx: Tx, provider: Provider, identity: ExternalIdentit
             "another account at this provider belongs to the user of this e-mail address", reason="other_subject"
         )
     if links and not provider.shares_users:
-        raise SignInRefused("the user of this e-mail address signs in through another provider", reason="other_provider")
+        raise SignInRefused(
+            "the user of this e-mail address signs in through another provider", reason="other_provider"
+        )
     await _act_as(tx, row["id"])
     try:
         await tx.execute(SQL["link_identity"], provider.id, identity.subject, row["id"], email)

@@ -131,9 +131,9 @@ class Providers:
         config: Mapping[str, Any],
         secret: str | None,
     ) -> bool:
-        if before is not None and _differs(before.config, config, _WHO):
-            if await tx.value(SQL["has_identities"], before.id):
-                raise Conflict("users are linked to this provider under its present address: remove it first")
+        moved = before if before is not None and _differs(before.config, config, _WHO) else None
+        if moved is not None and await tx.value(SQL["has_identities"], moved.id):
+            raise Conflict("users are linked to this provider under its present address: remove it first")
         provider_id: UUID = before.id if before else await tx.value("SELECT uuid7()")
         sealed = self._seal.seal(provider_id, secret) if secret else None
         team_id = await _default_team(tx, actor, wanted)

@@ -26,7 +26,7 @@ def check_redirect(url: str, *, origin: str, allowed: AbstractSet[str]) -> str:
 
 
 def is_own_path(text: str) -> bool:
-    """Whether `text` is a path of this server and nothing else to any browser: `/…`, never `//…` or with `\\`."""
+    """Whether `text` is a path of this server and nothing else to any browser: never `//…` or with a backslash."""
     return _PATH.fullmatch(text) is not None and not _sets_ours(text)
 
 

@@ -58,4 +58,6 @@ class ProviderSeal:
         try:
             return self._cipher.decrypt(sealed[:12], sealed[12:], provider_id.bytes).decode()
         except InvalidTag as error:
-            raise ProviderFailed("the client secret of this provider cannot be read: an owner must set it again") from error
+            raise ProviderFailed(
+                "the client secret of this provider cannot be read: an owner must set it again"
+            ) from error
