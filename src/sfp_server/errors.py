@@ -93,8 +93,15 @@ class SignInRefused(Forbidden):
     code = "sign_in_refused"
     title = "Sign-in refused"
 
-    def __init__(self, detail: str, *, reason: str) -> None:
-        super().__init__(detail)
+    def __init__(
+        self,
+        detail: str,
+        *,
+        reason: str = "refused",
+        errors: tuple[FieldError, ...] = (),
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(detail, errors=errors, retry_after=retry_after)
         self.reason = reason
 
 
