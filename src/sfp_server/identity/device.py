@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sfp_server.actor import Actor
 from sfp_server.audit import service as audit
-from sfp_server.db.database import Database
+from sfp_server.db.database import Database, Row, Tx
 from sfp_server.db.queries import load
 from sfp_server.errors import (
     AccessDenied,
@@ -30,6 +30,7 @@ from sfp_server.identity.sessions import Caller, Sessions, SignedIn
 from sfp_server.identity.tokens import hash_of
 
 SQL = load(__package__ or "", "device.sql")
+SIGN_IN = load(__package__ or "", "sign_in.sql")
 
 #: no vowels, so no words; no letter that looks like another one (RFC 8628, 6.1)
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
@@ -89,8 +90,7 @@ class DeviceFlow:
         async with self._db.identifying(presented_hash=digest) as tx:
             redeemed = await tx.one(SQL["redeem_device"], digest)
             if redeemed is not None:
-                user = {"id": redeemed["user_id"], "email": redeemed["email"]}
-                return await self._sessions.open(tx, user, caller, via=f"device:{redeemed['id']}")
+                return await self._signed_in(tx, redeemed, caller)
             row = await tx.one(SQL["poll_device"], digest)  # its count is committed, so it raises afterwards
         if row is None:
             raise InvalidGrant("there is no such device code")
@@ -118,6 +118,15 @@ class DeviceFlow:
                 await audit.record(tx, actor.label, action, f"device:{row['id']}", detail)
                 return Waiting(**row)
         raise _unknown()
+
+    async def _signed_in(self, tx: Tx, redeemed: Row, caller: Caller) -> SignedIn:
+        """A session of the user who said yes. Raises AccessDenied: who is disabled since leaves the code unused."""
+        await tx.identify(redeemed["decided_by"])
+        user = await tx.one(SIGN_IN["user_who_may_sign_in"], redeemed["decided_by"])
+        if user is None:
+            raise AccessDenied("the user who agreed may not sign in any more")
+        session_id = await self._sessions.begin(tx, user["id"], caller, via=f"device:{redeemed['id']}")
+        return await self._sessions.pair(tx, session_id, user["id"], user["email"])
 
     async def _guess(self, user_code: str, actor: Actor, caller: Caller) -> bytes:
         """Count a try before it is looked at. Raises TooManyRequests."""
@@ -147,8 +156,6 @@ def _reason(*, is_over: bool, is_approved: bool | None, is_early: bool) -> SfpEr
         return DeviceCodeExpired("the codes have expired or were used; ask for new ones")
     if is_approved is False:
         return AccessDenied("the user has refused")
-    if is_approved:  # and yet not redeemed
-        return AccessDenied("the user who agreed may not sign in any more")
     if is_early:
         return SlowDown("polled before the interval was over; wait 5 seconds longer each time")
     return AuthorizationPending("the user has not decided yet")

@@ -31,16 +31,13 @@ RETURNING id, client, address, created_at;
 
 -- name: redeem_device
 -- Use an approved code up. No row: see `poll_device`.
-UPDATE device_codes d
+UPDATE device_codes
    SET used_at = now()
-  FROM users u
- WHERE d.device_hash = $1
-   AND d.is_approved
-   AND d.used_at IS NULL
-   AND now() < d.expires_at
-   AND u.id = d.decided_by
-   AND u.disabled_at IS NULL
-RETURNING d.id, u.id AS user_id, u.email;
+ WHERE device_hash = $1
+   AND is_approved
+   AND used_at IS NULL
+   AND now() < expires_at
+RETURNING id, decided_by;
 
 -- name: poll_device
 -- Why it is not redeemed yet; who asks before the interval is over has to wait 5 seconds longer from now on (RFC 8628, 3.5).

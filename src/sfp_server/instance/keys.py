@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ROLES = ("postgres", "sfp_migrator", "sfp_api", "sfp_dispatcher", "sfp_broker", "sfp_deliverer", "sfp_courier")
 PASSWORDS = (*(f"db-{role}" for role in ROLES), "valkey")
 #: what an instance cannot start without
-REQUIRED = (*PASSWORDS, "jwt-signing.pem", "vault-private.pem", "vault-public.pem", "audit-key")
+REQUIRED = (*PASSWORDS, "jwt-signing.pem", "vault-private.pem", "vault-public.pem", "audit-key", "provider-key")
 
 
 def make_secrets(at: Place) -> None:
@@ -25,6 +25,7 @@ def make_secrets(at: Place) -> None:
     for name in PASSWORDS:
         write(at.secrets / name, random.token_urlsafe(32))
     write(at.secrets / "audit-key", random.token_hex(32))
+    write(at.secrets / "provider-key", random.token_hex(32))
     write(at.secrets / "jwt-signing.pem", _private_pem(generate_private_key(SECP256R1())))
     vault = X25519PrivateKey.generate()
     write(at.secrets / "vault-private.pem", _private_pem(vault))

@@ -6,12 +6,12 @@ looks for all that before the second builds anything.
 """
 
 import re
-from typing import Any
+from typing import Any, cast
 from xml.parsers import expat
 
 from lxml import etree as _untyped  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType] (no types)
 
-etree: Any = _untyped
+etree: Any = cast("Any", _untyped)
 
 #: bytes
 MAX_BYTES = 2 * 1024 * 1024

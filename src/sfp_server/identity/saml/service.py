@@ -58,7 +58,8 @@ class Saml:
             raise Malformed(message, errors=(FieldError(path="metadataUrl", message=message),))
         path = "metadataXml" if url is None else "metadataUrl"
         try:
-            metadata = await self._room.metadata(text.encode() if url is None else await self._fetch(url))
+            document = await self._fetch(str(url)) if text is None else str(text).encode()
+            metadata = await self._room.metadata(document)
         except XmlRefused as refused:
             raise Malformed(f"{path}: {refused}", errors=(FieldError(path=path, message=str(refused)),)) from refused
         except OutgoingFailed as failed:
