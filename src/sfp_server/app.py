@@ -8,7 +8,7 @@ and mark (`db: NamedDependency[Database]`):
     settings: Settings
     cache: Valkey                   bytes in, bytes out; may be away at any time
     authenticator: Authenticator    for tokens that do not come in a header
-    sessions, signer, answer_seal   identity
+    sessions, signer, answer_seal, device_flow   identity
     health, api_document            this page's neighbours
     kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
     ends                            wakes who waits for the end of a task
@@ -32,8 +32,10 @@ from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
+from sfp_server.identity import device_routes as device
 from sfp_server.identity import routes as identity
 from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.device import DeviceFlow
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.seal import AnswerSeal
 from sfp_server.identity.sessions import Sessions
@@ -56,6 +58,7 @@ from sfp_server.web.wire import ApiRequest
 #: everything below /sfp/api
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
+    *device.ROUTES,
     *tasks.ROUTES,
     *artifacts.ROUTES,
     *dispatchers.ROUTES,
@@ -79,13 +82,15 @@ def create_app(settings: Settings) -> Litestar:
     limiter = RateLimiter(cache)
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
+    sessions = Sessions(db, signer, refresh_days=settings.refresh_token_days)
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
         "cache": cache,
         "authenticator": authenticator,
         "signer": signer,
-        "sessions": Sessions(db, signer, refresh_days=settings.refresh_token_days),
+        "sessions": sessions,
+        "device_flow": DeviceFlow(db, sessions),
         "answer_seal": AnswerSeal(signing_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,

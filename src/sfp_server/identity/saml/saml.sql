@@ -1,6 +1,6 @@
 -- name: clear_assertions
 DELETE FROM saml_assertions
- WHERE assertion_hash IN (SELECT assertion_hash FROM saml_assertions WHERE expires_at < now() LIMIT 20 FOR UPDATE SKIP LOCKED);
+ WHERE assertion_hash IN (SELECT assertion_hash FROM saml_assertions WHERE expires_at < now() LIMIT 20);
 
 -- name: take_assertion
 -- Raises saml_assertions_pkey when it was taken before.

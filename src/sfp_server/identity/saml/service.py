@@ -1,9 +1,9 @@
 """The way of a SAML sign-in: metadata in, a request out, an answer back.
 
-Providers of kind `saml` are configured with `metadataUrl` or `metadataXml`; what is stored of them is what the room read
-from it. A URL's metadata is fetched again when it is an hour old, and at once when an answer is signed with a key that
-is not known yet; the provider's name (entityID) must stay the same. The last fetched one serves on for a week when the
-URL is away, never past its own `validUntil`.
+Providers of kind `saml` are configured with `metadataUrl` or `metadataXml`; what is stored of them is what the room
+read from it. A URL's metadata is fetched again when it is an hour old, and at once when an answer is signed with a key
+that is not known yet; the provider's name (entityID) must stay the same. The last fetched one serves on for a week when
+the URL is away, never past its own `validUntil`.
 """
 
 import base64
