@@ -46,6 +46,13 @@ SELECT id, email, password_hash, disabled_at IS NOT NULL AS disabled
   FROM users
  WHERE email = $1;
 
+-- name: live_user
+-- A user who may come in. No row: unknown, or disabled.
+SELECT id, email
+  FROM users
+ WHERE id = $1
+   AND disabled_at IS NULL;
+
 -- name: user_by_id
 SELECT id, email, first_name, last_name, created_at
   FROM users
