@@ -255,14 +255,12 @@ async def _made(tx: Tx, provider: Provider, identity: ExternalIdentity, email: s
     label = f"provider:{provider.slug}"
     row = await tx.one(SQL["add_external_user"], email, identity.first_name[:200], identity.last_name[:200])
     assert row is not None  # INSERT … RETURNING
-    await _act_as(tx, row["id"])
     await audit.record(tx, label, "user.created", f"user:{row['id']}")
     team_id: UUID | None = await tx.value(SQL["default_team_of"], provider.id)
     if team_id is not None:
         await tx.serve(team_id)
         await tx.execute(SQL["join_team"], team_id, row["id"], provider.default_role)
-        joined = {"team": provider.default_team, "role": provider.default_role}
-        await audit.record(tx, label, "team.member_added", f"user:{row['id']}", joined)
+        await audit.record(tx, label, "team.member_added", f"user:{row['id']}", {"role": provider.default_role})
         await tx.leave()
     return row
 

@@ -68,7 +68,7 @@ DELETE FROM sign_in_flows
 SELECT flows_under_way($1);
 
 -- name: begin_flow
-INSERT INTO sign_in_flows (state_hash, browser_hash, provider_id, request_id, redirect_to, client_state,
+INSERT INTO sign_in_flows (token_hash, browser_hash, provider_id, request_id, redirect_to, client_state,
                            client_challenge, continue_to, address, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + make_interval(secs => $10));
 
@@ -78,7 +78,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + make_interval(secs => $10));
 UPDATE sign_in_flows f
    SET used_at = now()
   FROM identity_providers p
- WHERE f.state_hash = $1
+ WHERE f.token_hash = $1
    AND f.browser_hash = $2
    AND f.used_at IS NULL
    AND now() < f.expires_at
@@ -137,15 +137,15 @@ SELECT EXISTS (SELECT FROM memberships WHERE user_id = $1 AND role = 'owner');
 
 -- name: clear_codes
 DELETE FROM authorization_codes
- WHERE code_hash IN (
-         SELECT code_hash
+ WHERE token_hash IN (
+         SELECT token_hash
            FROM authorization_codes
           WHERE expires_at < now() - interval '1 day'
           LIMIT 50
             FOR UPDATE SKIP LOCKED);
 
 -- name: add_code
-INSERT INTO authorization_codes (code_hash, user_id, redirect_to, client_challenge, via, expires_at)
+INSERT INTO authorization_codes (token_hash, user_id, redirect_to, client_challenge, via, expires_at)
 VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6));
 
 -- name: use_code
@@ -153,7 +153,7 @@ VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6));
 -- unknown, used or expired.
 UPDATE authorization_codes
    SET used_at = now()
- WHERE code_hash = $1
+ WHERE token_hash = $1
    AND used_at IS NULL
    AND now() < expires_at
 RETURNING user_id, redirect_to, client_challenge, via;
@@ -161,13 +161,13 @@ RETURNING user_id, redirect_to, client_challenge, via;
 -- name: code_opened
 UPDATE authorization_codes
    SET session_id = $2
- WHERE code_hash = $1;
+ WHERE token_hash = $1;
 
 -- name: code_used_before
 -- The session that the code opened. No row: unknown, not used, or used without success.
 SELECT session_id, user_id
   FROM authorization_codes
- WHERE code_hash = $1
+ WHERE token_hash = $1
    AND session_id IS NOT NULL;
 
 -- name: user_who_may_sign_in

@@ -9,8 +9,6 @@ SET search_path = sfp;
 
 -- The owners of the oldest team. A provider vouches for people of every team, so not every owner may make one: whoever
 -- owned just another team could let themselves be anybody.
-CREATE POLICY teams_by_age ON teams FOR SELECT TO sfp_migrator USING (true);
-CREATE POLICY memberships_of_administrators ON memberships FOR SELECT TO sfp_migrator USING (true);
 CREATE FUNCTION administers_instance() RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
   SELECT EXISTS (
@@ -40,7 +38,7 @@ CREATE TABLE identity_providers (
   create_users    boolean NOT NULL DEFAULT false,
   -- true: it may also vouch, by e-mail address, for users whom another provider has vouched for
   shares_users    boolean NOT NULL DEFAULT false,
-  default_team_id uuid REFERENCES teams,
+  default_team_id uuid REFERENCES teams ON DELETE SET NULL,
   default_role    text NOT NULL DEFAULT 'member' CONSTRAINT identity_providers_role CHECK (default_role IN ('member', 'owner')),
   enabled         boolean NOT NULL DEFAULT true,
   created_by      text NOT NULL,
@@ -67,7 +65,8 @@ CREATE INDEX identities_by_user ON identities (user_id);
 -- A sign-in under way: from the moment that the browser is sent to the provider until it comes back.
 CREATE TABLE sign_in_flows (
   id               uuid PRIMARY KEY DEFAULT uuid7(),
-  state_hash       bytea NOT NULL CONSTRAINT sign_in_flows_state_unique UNIQUE,
+  -- of the state
+  token_hash       bytea NOT NULL CONSTRAINT sign_in_flows_state_unique UNIQUE,
   -- of the cookie of the browser that began it
   browser_hash     bytea NOT NULL,
   provider_id      uuid NOT NULL REFERENCES identity_providers ON DELETE CASCADE,
@@ -90,7 +89,7 @@ CREATE INDEX sign_in_flows_by_address ON sign_in_flows (address, expires_at);
 
 -- Codes that clients exchange for tokens. The session is the one that the code opened: a second use ends it.
 CREATE TABLE authorization_codes (
-  code_hash        bytea PRIMARY KEY,
+  token_hash       bytea PRIMARY KEY,
   user_id          uuid NOT NULL REFERENCES users ON DELETE CASCADE,
   redirect_to      text NOT NULL,
   client_challenge text NOT NULL,
@@ -137,7 +136,7 @@ CREATE POLICY identities_used ON identities FOR UPDATE TO sfp_api
 
 -- Who presents the secret sees the row; anybody may clear away what has expired.
 CREATE POLICY sign_in_flows_presented ON sign_in_flows TO sfp_api
-  USING (state_hash = presented_hash()) WITH CHECK (state_hash = presented_hash());
+  USING (token_hash = presented_hash()) WITH CHECK (token_hash = presented_hash());
 CREATE POLICY sign_in_flows_expired ON sign_in_flows FOR DELETE TO sfp_api USING (expires_at < now());
 CREATE POLICY sign_in_flows_aged ON sign_in_flows FOR SELECT TO sfp_api USING (expires_at < now());
 -- How many of an address are under way, without a look at them.
@@ -149,7 +148,7 @@ $$;
 REVOKE ALL ON FUNCTION flows_under_way(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION flows_under_way(text) TO sfp_api;
 CREATE POLICY authorization_codes_presented ON authorization_codes TO sfp_api
-  USING (code_hash = presented_hash()) WITH CHECK (code_hash = presented_hash());
+  USING (token_hash = presented_hash()) WITH CHECK (token_hash = presented_hash());
 CREATE POLICY authorization_codes_expired ON authorization_codes FOR DELETE TO sfp_api USING (expires_at < now());
 CREATE POLICY authorization_codes_aged ON authorization_codes FOR SELECT TO sfp_api USING (expires_at < now());
 CREATE POLICY browser_cookies_presented ON browser_cookies TO sfp_api
