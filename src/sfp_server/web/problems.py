@@ -94,7 +94,7 @@ class Problem(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
 
 def describe(error: SfpError, *, instance: str, request_id: str, known: bool) -> Problem:
     """The body for `error`; `known`: whether there is an actor who may read particulars."""
-    detail = str(error) if known or isinstance(error, OAuthError) else _GENERAL.get(error.status, error.title)
+    detail = str(error) if known else _GENERAL.get(error.status, error.title)
     return Problem(
         type=f"/problems/{error.code}",
         title=error.title,
