@@ -2,8 +2,8 @@
 
 An entry is written by whoever does what it tells of, inside the same transaction. The auditor, a process of its own and
 the only one with the signing key, seals it afterwards: a number in the whole trail and one in its team's, the marks of
-the entries before it in both, its own clock, and a signature over all that and the entry itself. A *mark* is the hash of
-a seal with its signature; so each seal stands for everything before it, and can also be checked alone.
+the entries before it in both, its own clock, and a signature over all that and the entry itself. A *mark* is the hash
+of a seal with its signature; so each seal stands for everything before it, and can also be checked alone.
 """
 
 import hashlib

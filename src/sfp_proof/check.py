@@ -18,11 +18,11 @@ MOST_PROBLEMS = 100
 #: wrong entries that are compared with each other, to find those that were exchanged
 _COMPARED = 24
 
-#: changed: the entry or its seal is not what was sealed. missing: entries were deleted. swapped: changed, with each
-#: other's contents. repeated: a number is there twice. cut: the end is missing. rewritten: sealed, and not what an earlier
-#: checkpoint saw. apart: sealed, and does not hang on the entry before. unknown_key: a seal of nobody we trust. old_key:
-#: sealed with a key that had been replaced. unattested: written by none of the instance's processes. unsealed: waits for
-#: its seal for too long. checkpoint: a line of the checkpoint files is wrong or missing.
+#: changed: the entry or its seal is not what was sealed; swapped: the same, with each other's contents. missing:
+#: entries were deleted; cut: at the end. repeated: a number is there twice. rewritten: sealed, but a checkpoint saw
+#: another entry there. apart: sealed, but does not hang on the entry before. unknown_key: a seal of nobody we trust.
+#: old_key: sealed with a key that had been replaced. unattested: written by none of the instance's processes.
+#: unsealed: waits for its seal for too long. checkpoint: a line of the checkpoint files is wrong or missing.
 Kind = Literal[
     "changed", "missing", "swapped", "repeated", "cut", "rewritten", "apart", "unknown_key", "old_key", "unattested",
     "unsealed", "checkpoint",

@@ -1,7 +1,7 @@
 """Checkpoints: signed lines outside the database that say how far the trail had come.
 
-A line is `{"at", "seq", "mark", "teams": {team: [teamSeq, mark]}, "whole", "previous", "keyId", "signature"}`; the team of
-entries without one is `""`. `whole` lines name every team, the others those that have changed since the line before.
+A line is `{"at", "seq", "mark", "teams": {team: [teamSeq, mark]}, "whole", "previous", "keyId", "signature"}`; the team
+of entries without one is `""`. `whole` lines name every team, the others those that have changed since the line before.
 `previous` is the hash of the line before, zeros where the auditor found none. Files are `checkpoints-YYYY-MM.jsonl`.
 """
 

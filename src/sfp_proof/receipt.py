@@ -1,7 +1,7 @@
 """Receipts: what ran, for whom, and how it ended, as one signed document.
 
-`{"receipt": {…}, "signature": {"keyId", "algorithm": "EdDSA", "value": hex}}`. The signature is over the canonical spelling
-of `receipt`, so the document may be kept, printed and indented in any way that keeps its values.
+`{"receipt": {…}, "signature": {"keyId", "algorithm": "EdDSA", "value": hex}}`. The signature is over the canonical
+spelling of `receipt`, so the document may be kept, printed and indented in any way that keeps its values.
 """
 
 from collections.abc import Mapping

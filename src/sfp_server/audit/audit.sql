@@ -21,7 +21,8 @@ SELECT id, at, actor, action, subject, detail, request_id, seq, team_seq, sealed
 -- name: unsealed
 -- What waits for its seal, in the order in which it is sealed.
 SELECT id, team_id::text AS team, (at AT TIME ZONE 'UTC')::text AS at, actor, action, subject, detail::text AS detail,
-       request_id, encode(tag, 'hex') AS tag
+       request_id, encode(tag, 'hex') AS tag,
+       EXISTS (SELECT FROM audit_log AS other WHERE other.tag = audit_log.tag AND other.id < audit_log.id) AS is_copied
   FROM audit_log
  WHERE seq IS NULL
  ORDER BY id
@@ -100,18 +101,17 @@ SELECT id, team_id::text AS team, (at AT TIME ZONE 'UTC')::text AS at, actor, ac
 
 -- name: receipt_task
 -- A task as its receipt tells it; JSON as text, for hashing. No row: there is none of that id in the team.
-SELECT tasks.id, teams.slug AS team, type, status, priority, runtime, toolchain, network, labels::text AS labels,
+SELECT id, (SELECT slug FROM teams WHERE teams.id = team_id) AS team, type, status, priority, runtime, toolchain, network, labels::text AS labels,
        data::text AS data, credentials, created_by, created_by_name, request_id, retry_of, series_id,
        (created_at AT TIME ZONE 'UTC')::text AS created_at, (started_at AT TIME ZONE 'UTC')::text AS started_at,
        (finished_at AT TIME ZONE 'UTC')::text AS finished_at, cancelled_by, result::text AS result,
        error ->> 'code' AS error, attempt
   FROM tasks
-  JOIN teams ON teams.id = tasks.team_id
- WHERE tasks.id = $1
+ WHERE id = $1
 
 -- name: receipt_attempts
-SELECT attempts.attempt, attempts.status, runtime, handle, exit_code, signal, error ->> 'code' AS error,
-       (started_at AT TIME ZONE 'UTC')::text AS started_at, (ended_at AT TIME ZONE 'UTC')::text AS ended_at,
+SELECT attempt, status, runtime, handle, exit_code, signal, error ->> 'code' AS error,
+       (attempts.started_at AT TIME ZONE 'UTC')::text AS started_at, (ended_at AT TIME ZONE 'UTC')::text AS ended_at,
        usage::text AS usage, dispatchers.name AS dispatcher, dispatchers.version, dispatchers.toolchains
   FROM attempts
   LEFT JOIN dispatchers ON dispatchers.id = attempts.dispatcher_id

@@ -65,10 +65,8 @@ def _append(file: Path, text: str) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(descriptor).st_size
-        data = text.encode()
         try:
-            if os.write(descriptor, data) != len(data):
-                raise OSError("the disk is full")
+            _write(descriptor, text.encode())
             os.fsync(descriptor)
         except OSError:
             os.ftruncate(descriptor, size)
@@ -81,6 +79,11 @@ def _append(file: Path, text: str) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _drop_unfinished(file: Path) -> None:

@@ -1,8 +1,8 @@
-"""The auditor's desk: where the API asks for a receipt or a verification. A unix socket in the instance's own directory.
+"""The auditor's desk: a unix socket where the API asks for a receipt or a verification.
 
 One line of JSON each way: `{"receipt": {"team", "task"}}`, or `{"verify": {"team", "run", "wait"}}`; the answer is
-`{"answer": …}` or `{"error": {"code", "message"}}`. The auditor reads by itself what it signs, so that a taken-over API gets
-no signature for something that is not in the database.
+`{"answer": …}` or `{"error": {"code", "message"}}`. The auditor reads by itself what it signs, so that a taken-over API
+gets no signature for something that is not in the database.
 
 A verification goes on when nobody waits for it any more: `run` names it, and asking again with that name waits on.
 """
@@ -166,7 +166,7 @@ class Desk:
             return await verify(self._database, self._keys, await self._known(), team=run.team, told=run.count)
 
     async def _known(self) -> Checkpoints:
-        """The checkpoints, and what we remember beyond them. Unreadable files are a problem of the trail, not of ours."""
+        """The checkpoints, and what we remember beyond them."""
         heads, head = dict(self._sealer.teams), self._sealer.head
         known = await asyncio.to_thread(read, files_at(self._directory), self._keys)
         if head.seq:

@@ -1,13 +1,14 @@
 """Sealing: numbers, marks and signatures for entries that have been committed, within milliseconds.
 
 The sealer knows how far it had come from three places: its own memory, the checkpoint files, and the database. Only the
-last can be changed by somebody who writes the database; so where it is behind the others, the end was cut off, and where
-its seals are not ours, they do not count. The chain then goes on from what we know, with the next number: the hole stays
-in the trail, and `verify` names it.
+last can be changed by somebody who writes the database; so where it is behind the others, the end was cut off, and
+where its seals are not ours, they do not count. The chain then goes on from what we know, with the next number: the
+hole stays in the trail, and `verify` names it.
 """
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -31,6 +32,8 @@ log = structlog.get_logger()
 BATCH = 500
 #: seconds between two looks when nothing was heard, and between tries to reach a database that is away
 LOOK_SECONDS, RETRY_SECONDS = 1.0, 0.25
+#: seconds for the last round, as the auditor ends
+_END_SECONDS = 3.0
 #: rounds that may follow each other at once, and how many a second beyond them
 _ROUNDS_AT_ONCE, _ROUNDS_PER_SECOND = 10, 30
 #: a number so far ahead was not given by us, and is passed over
@@ -71,11 +74,18 @@ class Sealer:
         self._knows_teams = found.lines > 0
 
     async def run(self, *, checkpoint_seconds: float) -> None:
-        """Seal, and write checkpoints, until cancelled; the last one then."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
-            group.create_task(self._seal())
-            group.create_task(self._write(checkpoint_seconds))
+        """Seal, and write checkpoints, until cancelled; what is there by then is sealed and written down."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen())
+                group.create_task(self._seal())
+                group.create_task(self._write(checkpoint_seconds))
+        finally:
+            with suppress(Unavailable, Violation, TimeoutError):
+                async with asyncio.timeout(_END_SECONDS):
+                    while await self.round() == BATCH:
+                        pass
+            self.checkpoint()
 
     async def _listen(self) -> None:
         while True:
@@ -92,9 +102,9 @@ class Sealer:
             except Unavailable:
                 await asyncio.sleep(RETRY_SECONDS)
             except Violation as error:
-                log.error(
+                log.warning(
                     "a number of the audit trail is taken by a seal that is not ours", constraint=error.constraint
-                )  # noqa: TRY400 (not a bug of ours: no traceback)
+                )
                 await asyncio.sleep(LOOK_SECONDS)
             await self._told()
 
@@ -112,9 +122,10 @@ class Sealer:
         async with self._database.serving() as tx:
             await tx.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
             head = self._further(self.head, await tx.one(SQL["last"]), of_team=False)
-            if not self._knows_teams:
+            if not self._knows_teams or head.seq != self.head.seq:  # it went on without our knowing
                 chains = {str(row["id"]) for row in await tx.all(SQL["chains"])}
-                self.teams = await self._heads_of(tx, {None if chain == str(_NO_TEAM) else chain for chain in chains})
+                self.teams |= await self._heads_of(tx, {None if chain == str(_NO_TEAM) else chain for chain in chains})
+                self._changed |= set(self.teams)
                 self._knows_teams = True
             rows = await tx.all(SQL["unsealed"], BATCH)
             if not rows:
@@ -144,7 +155,7 @@ class Sealer:
                 team_seq=of_team.seq + 1,
                 previous=head.mark,
                 team_previous=of_team.mark,
-                attested=vouched(self._tag_key, entry),
+                attested=not row["is_copied"] and vouched(self._tag_key, entry),
             )
             head = Head(seq=head.seq + 1, mark=sealed.mark())
             teams[entry.team or ""] = Head(seq=of_team.seq + 1, mark=head.mark)
@@ -187,16 +198,13 @@ class Sealer:
             self._is_disturbed = True
 
     async def _write(self, seconds: float) -> None:
-        """A checkpoint when something was sealed, soon when the last one is `seconds` old; one at the end."""
+        """A checkpoint when something was sealed, soon when the last one is `seconds` old."""
         pace = Pace(at_once=1, per_second=1 / max(seconds, 0.1))
-        try:
-            while True:
-                if self._written != self.head.seq:
-                    await asyncio.sleep(pace.wait())
-                    self.checkpoint()
-                await asyncio.sleep(LOOK_SECONDS)
-        finally:
-            self.checkpoint()
+        while True:
+            if self._written != self.head.seq:
+                await asyncio.sleep(pace.wait())
+                self.checkpoint()
+            await asyncio.sleep(LOOK_SECONDS)
 
     def checkpoint(self) -> None:
         """Write down how far we have come, unless that is written already. A full disk is told, and tried again."""

@@ -1,8 +1,8 @@
 """Tags: with one, a process of the instance vouches for an entry that it writes.
 
-Whoever can write the database, but has no key of ours, could add entries that the auditor would seal as any others. So the
-API, the broker and our commands have a key of their own (`secrets/audit-key`), and the auditor says in each seal whether the
-entry's tag was made with it. A tag has a nonce and is unique in the table, so a copied one does not help.
+Whoever can write the database, but has no key of ours, could add entries that the auditor would seal as any others. So
+the API, the broker and our commands have a key of their own (`secrets/audit-key`), and the auditor says in each seal
+whether the entry's tag was made with it. A tag has a nonce and is unique in the table, so a copied one does not help.
 """
 
 import hashlib
