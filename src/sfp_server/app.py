@@ -9,6 +9,8 @@ and mark (`db: NamedDependency[Database]`):
     cache: Valkey                   bytes in, bytes out; may be away at any time
     authenticator: Authenticator    for tokens that do not come in a header
     sessions, signer, answer_seal   identity
+    outgoing: Outgoing              the server's own calls to the outside
+    issuers, trusted                tokens of other issuers, and of the one that the configuration trusts
     health, api_document            this page's neighbours
     kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
     auditor, audit_keys             who seals the audit trail, and the public keys of what it signs
@@ -38,10 +40,13 @@ from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
 from sfp_server.identity import routes as identity
 from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.seal import AnswerSeal
 from sfp_server.identity.sessions import Sessions
+from sfp_server.identity.trusted import Trusted
 from sfp_server.kinds import KINDS
+from sfp_server.outgoing import Outgoing
 from sfp_server.settings import Settings
 from sfp_server.tasks import artifact_routes as artifacts
 from sfp_server.tasks import dispatcher_routes as dispatchers
@@ -80,7 +85,10 @@ def create_app(settings: Settings) -> Litestar:
         life=settings.access_token_minutes * 60,
         buffer=settings.expiry_buffer_seconds,
     )
-    authenticator = Authenticator(db, signer)
+    outgoing = Outgoing.of(settings)
+    issuers = Issuers(outgoing)
+    trusted = Trusted(settings, issuers)
+    authenticator = Authenticator(db, signer, trusted)
     limiter = RateLimiter(cache)
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
@@ -90,6 +98,9 @@ def create_app(settings: Settings) -> Litestar:
         "cache": cache,
         "authenticator": authenticator,
         "signer": signer,
+        "outgoing": outgoing,
+        "issuers": issuers,
+        "trusted": trusted,
         "sessions": Sessions(db, signer, refresh_days=settings.refresh_token_days),
         "answer_seal": AnswerSeal(signing_key),
         "health": health.Health(db, cache),
@@ -116,7 +127,7 @@ def create_app(settings: Settings) -> Litestar:
         exception_handlers=dict(problems.HANDLERS),
         request_class=ApiRequest,
         request_max_body_size=MAX_BODY,
-        lifespan=[_running(db, cache, [limiter.run, authenticator.watch, live.run, ends.run])],
+        lifespan=[_running(db, cache, outgoing, [limiter.run, authenticator.watch, live.run, ends.run])],
         openapi_config=None,
         logging_config=None,
     )
@@ -135,7 +146,7 @@ def _actor(request: Request[Any, Any, Any]) -> Actor:
 
 
 def _running(
-    db: Database, cache: Valkey, loops: list[Callable[[], Coroutine[Any, Any, None]]]
+    db: Database, cache: Valkey, outgoing: Outgoing, loops: list[Callable[[], Coroutine[Any, Any, None]]]
 ) -> Callable[[Litestar], Any]:
     """The application's own loops, from its start to its end; then connections are closed."""
 
@@ -146,6 +157,7 @@ def _running(
             yield
         finally:
             await _end(running)
+            await outgoing.close()
             await cache.aclose()
             await db.close()
 

@@ -90,6 +90,34 @@ class Settings:
         30, "auth.refreshTokenDays", "SFP_AUTH_REFRESH_TOKEN_DAYS", "life of an unused refresh token, days"
     )
 
+    auth_issuer: str | None = _setting(
+        None,
+        "auth.issuer",
+        "SFP_AUTH_ISSUER",
+        "`iss` of user tokens of another service that open the API, as https://PROJECT.supabase.co/auth/v1",
+    )
+    auth_audience: str = _setting(
+        "authenticated", "auth.audience", "SFP_AUTH_AUDIENCE", "`aud` that such tokens must have"
+    )
+    supabase_jwt_secret: Literal["supabase-jwt-secret"] | None = _setting(
+        None,
+        "auth.supabaseJwtSecret",
+        "SFP_AUTH_SUPABASE_JWT_SECRET_FILE",
+        "such tokens are HS256: the file in secrets/ with their secret (`init --config-file` puts it there)",
+    )
+    auth_jwks_url: str | None = _setting(
+        None, "auth.jwksUrl", "SFP_AUTH_JWKS_URL", "such tokens are signed with one of the keys at this URL"
+    )
+    auth_jwks_algorithm: Literal["ES256", "RS256"] = _setting(
+        "ES256", "auth.jwksAlgorithm", "SFP_AUTH_JWKS_ALGORITHM", "the algorithm of auth.jwksUrl; no token chooses it"
+    )
+    auth_trust_email: bool = _setting(
+        False,
+        "auth.trustEmail",
+        "SFP_AUTH_TRUST_EMAIL",
+        "true: auth.issuer confirms e-mail addresses, so a user whose id is another one is found by address",
+    )
+
     actor_rate_limit: int = _setting(
         30_000,
         "api.actorRateLimit",
@@ -260,6 +288,10 @@ class Settings:
             raise SettingsError("auth.accessTokenMinutes must be longer than auth.expiryBufferSeconds")
         if self.audit_checkpoint_dir is not None and not self.audit_checkpoint_dir.startswith("/"):
             raise SettingsError("audit.checkpointDir must be an absolute path")
+        if (self.auth_issuer is None) != (self.supabase_jwt_secret is None and self.auth_jwks_url is None):
+            raise SettingsError("auth.issuer needs auth.supabaseJwtSecret or auth.jwksUrl, and they need it")
+        if self.supabase_jwt_secret is not None and self.auth_jwks_url is not None:
+            raise SettingsError("auth.supabaseJwtSecret and auth.jwksUrl exclude each other")
         if self.lease_seconds < 3:
             raise SettingsError("tasks.leaseSeconds must be at least 3")
 

@@ -116,7 +116,11 @@ async def test_every_operation_is_documented_with_its_scope(api):
         plain = path.replace(":uuid}", "}").replace(":path}", "}").replace(":str}", "}")
         operation = document["paths"][plain][method.lower()]
         assert operation.get("x-sfp-scope", PUBLIC) == scope
-        assert operation["responses"]["default"] == {"$ref": "#/components/responses/Problem"}
+        expected = {"400", "421", "429", "503"} | ({"401", "403", "404"} if scope != PUBLIC else set())
+        assert expected <= set(operation["responses"])
+        assert "default" not in operation["responses"]  # what is not listed is not answered
+        problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+        assert operation["responses"]["429"]["content"] == {"application/problem+json": problem}
         assert operation["summary"] or operation["description"]
     assert "101" in document["paths"][f"{API}/realtime"]["get"]["responses"]
     assert "http://" not in page.text

@@ -44,7 +44,10 @@ async def create_owner(
         async with db.identifying() as tx:
             user_id = await _user(tx, email, password_hash)
         async with db.identifying(user_id=user_id) as tx:
-            await _own(tx, user_id, team_slug, team_name or team_slug)
+            memberships = await tx.all(SQL["memberships"], user_id)
+        existing = next((row["team_id"] for row in memberships if row["slug"] == team_slug), None)
+        async with db.serving(existing) as tx:
+            await _own(tx, user_id, existing, team_slug, team_name or team_slug)
     return user_id
 
 
@@ -63,9 +66,8 @@ async def _user(tx: Tx, email: str, password_hash: str) -> UUID:
     return found["id"]
 
 
-async def _own(tx: Tx, user_id: UUID, slug: str, name: str) -> None:
-    memberships = await tx.all(SQL["memberships"], user_id)
-    existing: UUID | None = next((row["team_id"] for row in memberships if row["slug"] == slug), None)
+async def _own(tx: Tx, user_id: UUID, existing: UUID | None, slug: str, name: str) -> None:
+    """Make the user an owner of team `existing`, or of a new one: as the instance, as no user could (the trigger)."""
     team_id: UUID = existing or await tx.value("SELECT uuid7()")
     await tx.serve(team_id)
     if existing is None:

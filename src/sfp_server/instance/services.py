@@ -131,6 +131,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "vault-public.pem",
                 "audit-key",
                 "audit-public.pem",
+                "supabase-jwt-secret",
             ],
             hidden=hidden,
             processes=settings.api_processes,

@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -12,7 +12,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from sfp_server.actor import Actor
 from sfp_server.db.database import Database
-from sfp_server.errors import FieldError, Malformed, NotFinished, NotFound
+from sfp_server.errors import AlreadyFinal, Conflict, FieldError, Malformed, NotFinished, NotFound, UnknownSecret
 from sfp_server.identity.authenticate import Authenticator
 from sfp_server.settings import Settings
 from sfp_server.tasks import answers, explain, service, wire
@@ -41,7 +41,7 @@ _Count = Annotated[int, QueryParameter(ge=1, le=100)]
 _Attempt = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 
 
-@post("/tasks", opt={"scope": "tasks:write"}, status_code=201)
+@post("/tasks", opt={"scope": "tasks:write", "errors": (Conflict, UnknownSecret)}, status_code=201)
 async def submit(
     request: ApiRequest,
     data: JSONBody[wire.SubmitTask],
@@ -49,7 +49,7 @@ async def submit(
     db: NamedDependency[Database],
     settings: NamedDependency[Settings],
     kinds: NamedDependency[Kinds],
-) -> Response[Any]:
+) -> Response[answers.SubmittedTask]:
     """Submit a task. With an Idempotency-Key, twice makes one."""
     submission = service.check(data, kinds, settings)
 
@@ -63,7 +63,12 @@ async def submit(
     return answer.response()
 
 
-@post("/tasks/bulk", opt={"scope": "tasks:write"}, status_code=201, request_max_body_size=_BULK_BYTES)
+@post(
+    "/tasks/bulk",
+    opt={"scope": "tasks:write", "errors": (Conflict, UnknownSecret)},
+    status_code=201,
+    request_max_body_size=_BULK_BYTES,
+)
 async def submit_bulk(
     request: ApiRequest,
     data: JSONBody[wire.SubmitTasks],
@@ -71,7 +76,7 @@ async def submit_bulk(
     db: NamedDependency[Database],
     settings: NamedDependency[Settings],
     kinds: NamedDependency[Kinds],
-) -> Response[Any]:
+) -> Response[answers.SubmittedTasks]:
     """Submit up to 1,000 tasks: all of them, or none."""
     submissions = [service.check(body, kinds, settings, at=f"tasks[{n}].") for n, body in enumerate(data.tasks)]
 
@@ -155,7 +160,7 @@ async def get_status(
         return answers.status(await service.get(tx, task_id))
 
 
-@get("/tasks/{task_id:uuid}/result", opt={"scope": "tasks:read"})
+@get("/tasks/{task_id:uuid}/result", opt={"scope": "tasks:read", "errors": (NotFinished,)})
 async def get_result(
     request: ApiRequest,
     task_id: FromPath[UUID],
@@ -180,7 +185,7 @@ async def get_result(
             actor = await authenticator.actor(bearer(request), team=actor.team_slug or None)
 
 
-@delete("/tasks/{task_id:uuid}", opt={"scope": "tasks:write"}, status_code=200)
+@delete("/tasks/{task_id:uuid}", opt={"scope": "tasks:write", "errors": (AlreadyFinal,)}, status_code=200)
 async def cancel(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> answers.Cancelled:
@@ -191,10 +196,10 @@ async def cancel(
     return answers.Cancelled(message=told, status=status)
 
 
-@post("/tasks/{task_id:uuid}/retry", opt={"scope": "tasks:write"}, status_code=201)
+@post("/tasks/{task_id:uuid}/retry", opt={"scope": "tasks:write", "errors": (NotFinished,)}, status_code=201)
 async def retry(
     task_id: FromPath[UUID], request: ApiRequest, actor: NamedDependency[Actor], db: NamedDependency[Database]
-) -> Response[Any]:
+) -> Response[answers.SubmittedTask]:
     """Run a finished task again: a new task with the same input, linked to the old one."""
 
     async def create() -> answers.SubmittedTask:
@@ -206,7 +211,7 @@ async def retry(
     return answer.response()
 
 
-@post("/tasks/{task_id:uuid}/stop-recurring", opt={"scope": "tasks:write"}, status_code=200)
+@post("/tasks/{task_id:uuid}/stop-recurring", opt={"scope": "tasks:write", "errors": (Conflict,)}, status_code=200)
 async def stop_recurring(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> answers.Cancelled:
@@ -216,7 +221,7 @@ async def stop_recurring(
     return answers.Cancelled(message="the series has ended", status=Status.CANCELLED)
 
 
-@get("/tasks/{task_id:uuid}/recurring-instances", opt={"scope": "tasks:read"})
+@get("/tasks/{task_id:uuid}/recurring-instances", opt={"scope": "tasks:read", "errors": (Conflict,)})
 async def recurring_instances(
     task_id: FromPath[UUID],
     actor: NamedDependency[Actor],
@@ -276,7 +281,7 @@ async def get_logs(
     return answers.LogsAnswer(entries=[answers.log_entry(row) for row in rows])
 
 
-@delete("/logs/{task_id:uuid}", opt={"scope": "logs:delete"}, status_code=200)
+@delete("/logs/{task_id:uuid}", opt={"scope": "logs:delete", "errors": (NotFinished,)}, status_code=200)
 async def delete_logs(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> answers.Deleted:

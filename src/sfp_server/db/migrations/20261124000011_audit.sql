@@ -87,6 +87,7 @@ BEGIN
     EXECUTE format('CREATE POLICY %I ON %I FOR SELECT TO sfp_auditor USING (team_id = current_team())', name || '_of_receipt', name);
   END LOOP;
 END $$;
+CREATE POLICY dispatchers_of_receipt ON dispatchers FOR SELECT TO sfp_auditor USING (true);
 CREATE POLICY teams_of_receipt ON teams FOR SELECT TO sfp_auditor USING (id = current_team());
 
 RESET ROLE;
