@@ -47,6 +47,12 @@ class Settings:
     auto_api_port: bool = _setting(
         False, "autoApiPort", "SFP_AUTO_API_PORT", "true: `init` chose apiPort (and not port); `start` may change it"
     )
+    public_url: str | None = _setting(
+        None,
+        "publicUrl",
+        "SFP_PUBLIC_URL",
+        "origin that clients use, as https://sfp.example; unless set, https:// with domain and port",
+    )
     caddy: bool = _setting(True, "caddy", "SFP_CADDY", "false: no edge of our own (behind another proxy)")
     api_processes: int = _setting(1, "apiProcesses", "SFP_API_PROCESSES", "API processes behind the edge")
 
@@ -90,6 +96,18 @@ class Settings:
         30, "auth.refreshTokenDays", "SFP_AUTH_REFRESH_TOKEN_DAYS", "life of an unused refresh token, days"
     )
 
+    password_login: Literal["auto", "everyone", "owners", "off"] = _setting(
+        "auto",
+        "auth.passwordLogin",
+        "SFP_AUTH_PASSWORD_LOGIN",
+        "who may sign in with a password; auto: owners only once an identity provider is enabled, everyone before",
+    )
+    redirect_allow: str = _setting(
+        "",
+        "auth.redirectAllow",
+        "SFP_AUTH_REDIRECT_ALLOW",
+        "comma list of URLs, compared whole, that sign-ins may come back to beside loopback and this server's pages",
+    )
     auth_issuer: str | None = _setting(
         None,
         "auth.issuer",
@@ -274,6 +292,7 @@ class Settings:
         self.images()
         self.toolchains()
         self.listen_address()
+        self._check_public_url()
         self.allowed_origins()
         if self.dispatcher_slots is not None and not 0 <= self.dispatcher_slots <= 1000:
             raise SettingsError("dispatcher.slots must be between 0 and 1000")
@@ -336,6 +355,15 @@ class Settings:
             raise SettingsError("dispatchers.listen must look like 0.0.0.0:9443")
         return host.strip("[]"), int(port)
 
+    def _check_public_url(self) -> None:
+        if self.public_url is None:
+            return
+        parts = urlsplit(self.public_url)
+        plain = parts.scheme == "http" and parts.hostname in {"localhost", "127.0.0.1", "::1"}
+        extra = parts.path.rstrip("/") or parts.query or parts.fragment or parts.username
+        if not (parts.scheme == "https" or plain) or not parts.hostname or extra:
+            raise SettingsError("publicUrl must look like https://sfp.example, without a path")
+
     def allowed_origins(self) -> tuple[str, ...]:
         """Origins of pages that may call the API. Raises SettingsError for what is no exact origin."""
         found = tuple(_listed(self.cors_allow_origins))
@@ -364,6 +392,19 @@ class Settings:
             return (self.directory / "secrets" / name).read_text().strip()
         except OSError as error:
             raise SettingsError(f"the secret file {name} cannot be read: {error.strerror}") from error
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port that clients use."""
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        if not self.caddy:
+            return f"http://127.0.0.1:{self.api_port}"
+        return f"https://{self.domain}" + ("" if self.port == 443 else f":{self.port}")
+
+    def redirects(self) -> frozenset[str]:
+        """URLs that sign-ins may come back to, beside loopback and our own pages."""
+        return frozenset(_listed(self.redirect_allow))
 
     @property
     def run_directory(self) -> Path:

@@ -68,6 +68,27 @@ TABLES = {
             "owner": "S:own",
         },
     ),
+    "authorization_codes": Table(
+        grants={
+            "sfp_api": "SID U(session_id used_at)",
+        },
+        rows={
+            "api api_machine api_user": "SD:other",
+            "api_token": "IU:mate SD:mate+other",
+            "api_nobody": "SD:other",
+        },
+        row={"expires_at": "CASE '{owner}' WHEN 'beta' THEN now() - interval '1 day' ELSE now() END"},
+    ),
+    "browser_cookies": Table(
+        grants={
+            "sfp_api": "SID",
+        },
+        rows={
+            "api_token": "SID:own",
+        },
+        whose="session_id",
+        row={"session_id": "'{id}'"},
+    ),
     "channels": Table(
         grants={
             "sfp_api": "SIU",
@@ -139,6 +160,26 @@ TABLES = {
             "dispatcher": "SID:other+own",
             "migrator": "SIUD:other+own",
         },
+    ),
+    "identities": Table(
+        grants={
+            "sfp_api": "SI U(email last_used_at)",
+        },
+        rows={
+            "api api_user": "S:other+self IU:self",
+            "api_machine": "S:other+self",
+            "api_token api_nobody": "S:mate+other",
+        },
+    ),
+    "identity_providers": Table(
+        grants={
+            "sfp_api": "SID U(config create_users default_role default_team_id domains enabled name sealed_secret shares_users updated_at)",
+        },
+        rows={
+            "api": "SIUD:none",
+            "api_machine api_user api_token api_nobody": "S:none",
+        },
+        row={"slug": "'{owner}'", "kind": "'oidc'"},
     ),
     "idempotency_keys": Table(
         grants={
@@ -255,6 +296,21 @@ TABLES = {
         },
         row={"id": "'{id}'", "revoked_at": "now()"},
     ),
+    "sign_in_flows": Table(
+        grants={
+            "sfp_api": "SID U(used_at)",
+        },
+        rows={
+            "api api_machine api_user api_nobody": "SD:other",
+            "api_token": "IU:own SD:other+own",
+            "migrator": "S:other+own",
+        },
+        whose="address",
+        row={
+            "address": "'{id}'",
+            "expires_at": "CASE '{owner}' WHEN 'beta' THEN now() - interval '1 day' ELSE now() END",
+        },
+    ),
     "tasks": Table(
         grants={
             "sfp_auditor": "S",
@@ -332,12 +388,14 @@ TABLES = {
 
 #: SECURITY DEFINER functions of the schema `sfp`: they see what their owner sees, so who may call each is said here
 DEFINERS = {
+    "administers_instance()": "sfp_api",
     "add_user(text,text,text,text)": "sfp_api",
     "drop_old_events(timestamp with time zone)": "sfp_dispatcher",
     "drop_old_tasks(timestamp with time zone)": "sfp_dispatcher",
     "audit_is_sealed()": "",
     "enrol(text,text,bytea,bytea,integer,bytea)": "",
     "find_user(text)": "sfp_api",
+    "flows_under_way(text)": "sfp_api",
     "list_tasks(text,text,text,jsonb,timestamp with time zone,timestamp with time zone,uuid,integer)": "sfp_api",
     "make_partitions(integer)": "sfp_dispatcher",
     "mates_of_caller()": "authenticated",

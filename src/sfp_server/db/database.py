@@ -98,6 +98,14 @@ class Tx:
         await self.execute("SELECT set_config('sfp.team_id', $1, true)", str(team_id))
         self.team_id = team_id
 
+    async def leave(self) -> None:
+        """Undo `serve`: from here on the transaction is in no team."""
+        await self.execute("SELECT set_config('sfp.team_id', '', true)")
+
+    async def identify(self, user_id: UUID) -> None:
+        """From here on the transaction acts for this user, whom it has recognised meanwhile."""
+        await self.execute("SELECT set_config('sfp.user_id', $1, true)", str(user_id))
+
 
 class Database:
     """A pool of connections of one database role."""

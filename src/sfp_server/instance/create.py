@@ -60,20 +60,13 @@ def create(
         replaced = _move_into_place(staged, final)
     return Created(
         tenant=tenant,
-        url=public_url(settings),
+        url=settings.origin,
         api_url=f"http://127.0.0.1:{settings.api_port}",
         email=email,
         password=password,
         directory=final.directory,
         replaced=replaced,
     )
-
-
-def public_url(settings: Settings) -> str:
-    """The address that clients use."""
-    if not settings.caddy:
-        return f"http://127.0.0.1:{settings.api_port}"
-    return f"https://{settings.domain}" + ("" if settings.port == 443 else f":{settings.port}")
 
 
 def choose_ports(base: Path, tenant: str, values: dict[str, Any]) -> dict[str, Any]:

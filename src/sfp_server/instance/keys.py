@@ -31,6 +31,7 @@ REQUIRED = (
     "audit-key",
     "audit-signing.pem",
     "audit-public.pem",
+    "provider-key",
 )
 
 
@@ -44,6 +45,7 @@ def make_secrets(at: Place) -> None:
     for name in PASSWORDS:
         write(at.secrets / name, random.token_urlsafe(32))
     write(at.secrets / "audit-key", random.token_hex(32))
+    write(at.secrets / "provider-key", random.token_hex(32))
     write(at.secrets / "jwt-signing.pem", _private_pem(generate_private_key(SECP256R1())))
     vault = X25519PrivateKey.generate()
     write(at.secrets / "vault-private.pem", _private_pem(vault))
