@@ -15,11 +15,20 @@ SQL = load(__package__ or "", "identity.sql")
 _COMMAND = "command:create-owner"
 
 
-async def create_owner(url: str, email: str, password: str, *, team_slug: str = "default", team_name: str = "") -> UUID:
+async def create_owner(
+    url: str,
+    email: str,
+    password: str,
+    *,
+    team_slug: str = "default",
+    team_name: str = "",
+    audit_key: bytes | None = None,
+) -> UUID:
     """Make `email` an owner of the team (made when missing) with this password, and answer the user's id.
 
     Args:
         url: of the role `sfp_api`.
+        audit_key: vouches for the audit entries.
 
     A user who exists gets the password, is enabled, and is signed out everywhere. Raises Malformed, Conflict (the
     team exists and belongs to others), Unavailable.
@@ -27,7 +36,7 @@ async def create_owner(url: str, email: str, password: str, *, team_slug: str = 
     email = email_address(email)
     check_policy(password, email)
     password_hash = hash_now(password)
-    async with Database(url, application="sfp create-owner", size=1) as db:
+    async with Database(url, application="sfp create-owner", size=1, audit_key=audit_key) as db:
         async with db.identifying() as tx:
             user_id = await _user(tx, email, password_hash)
         async with db.identifying(user_id=user_id) as tx:

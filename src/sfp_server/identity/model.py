@@ -24,6 +24,7 @@ class Scope(StrEnum):
     QUEUES_WRITE = "queues:write"
     DISPATCHERS_READ = "dispatchers:read"
     EVENTS_READ = "events:read"
+    AUDIT_READ = "audit:read"
     SECRETS_MANAGE = "secrets:manage"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"
     TEAMS_READ = "teams:read"

@@ -12,7 +12,7 @@ from litestar.params import FromPath, JSONBody
 from sfp_server.actor import Actor, Role
 from sfp_server.db.database import Database
 from sfp_server.db.queries import load
-from sfp_server.errors import Forbidden
+from sfp_server.errors import Forbidden, Unauthenticated
 from sfp_server.identity import application_tokens
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.model import ApplicationToken
@@ -61,7 +61,7 @@ class Done(Wire):
     success: bool
 
 
-@post("/auth/admin/login", opt={"scope": PUBLIC}, status_code=200)
+@post("/auth/admin/login", opt={"scope": PUBLIC, "errors": (Unauthenticated,)}, status_code=200)
 async def login(
     data: JSONBody[SignIn], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
 ) -> Signed:
@@ -70,7 +70,7 @@ async def login(
     return await _signed(db, signed)
 
 
-@post("/auth/token", opt={"scope": PUBLIC}, status_code=200)
+@post("/auth/token", opt={"scope": PUBLIC, "errors": (Unauthenticated,)}, status_code=200)
 async def refresh(
     data: JSONBody[Refresh], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
 ) -> Signed:

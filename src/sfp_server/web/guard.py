@@ -28,7 +28,8 @@ from sfp_server.web.origins import Origins
 from sfp_server.web.ratelimit import RateLimiter
 
 PUBLIC = "public"
-_SAFE = {"GET", "HEAD", "OPTIONS"}
+#: methods that change nothing
+SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 class Authenticate(Protocol):
@@ -63,7 +64,7 @@ class Guard:
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         scope = cast("Scope", connection.scope)
-        if scope.get("method", "GET") not in _SAFE and not handler.opt.get("cross_origin"):
+        if scope.get("method", "GET") not in SAFE and not handler.opt.get("cross_origin"):
             self.origins.refuse_foreign(scope)
         needed = handler.opt.get("scope")
         if needed == PUBLIC:
