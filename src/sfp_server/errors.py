@@ -1,9 +1,11 @@
 """Expected failures, each with a stable `code` and an HTTP `status`.
 
     SfpError
-    ├── Malformed 400          the request itself is wrong; may carry per-field `errors`; └── BadChannel
-    ├── Unauthenticated 401    ├── TokenExpired  ├── TokenRevoked  └── TokenInvalid
-    ├── Forbidden 403          the actor is known and may not
+    ├── Malformed 400          the request itself is wrong; may carry per-field `errors`; ├── BadChannel
+    │   └── OAuthError         what RFC 8628 has a word for: its body has that as `error` too
+    │       ├── AuthorizationPending  ├── SlowDown  ├── AccessDenied  ├── DeviceCodeExpired  └── InvalidGrant
+    ├── Unauthenticated 401    ├── TokenExpired  ├── TokenRevoked  ├── TokenInvalid  └── CodeInvalid
+    ├── Forbidden 403          the actor is known and may not; ├── SignInRefused  └── PasswordLoginOff
     ├── NotFound 404           also: it belongs to another team
     ├── MethodNotAllowed 405
     ├── BodyTimeout 408        the body came too slowly
@@ -13,6 +15,7 @@
     ├── RangeNotSatisfiable 416
     ├── Unprocessable 422      valid, but impossible; ├── IdempotencyMismatch  └── UnknownSecret
     ├── TooManyRequests 429    carries `retry_after` seconds; └── QuotaExceeded
+    ├── ProviderFailed 502     an identity provider is away, or answers what it must not
     └── Unavailable 503        carries `retry_after` seconds; try again
 
 Anything else that is raised is a bug: a bare 500, its traceback goes to the log only.
@@ -56,6 +59,42 @@ class BadChannel(Malformed):
     code = "bad_channel"
 
 
+class OAuthError(Malformed):
+    """An OAuth client was refused: `code` is also the `error` of RFC 6749, which such clients look for."""
+
+    code = "invalid_request"
+
+
+class AuthorizationPending(OAuthError):
+    """The user has not decided about the device yet: poll again."""
+
+    code = "authorization_pending"
+
+
+class SlowDown(OAuthError):
+    """The device polls too often: wait 5 seconds longer between polls."""
+
+    code = "slow_down"
+
+
+class AccessDenied(OAuthError):
+    """The user has refused the device."""
+
+    code = "access_denied"
+
+
+class DeviceCodeExpired(OAuthError):
+    """The device's codes have expired or were used: ask for new ones."""
+
+    code = "expired_token"
+
+
+class InvalidGrant(OAuthError):
+    """There is no such device code."""
+
+    code = "invalid_grant"
+
+
 class Unauthenticated(SfpError):
     code = "unauthenticated"
     status = 401
@@ -74,10 +113,40 @@ class TokenInvalid(Unauthenticated):
     code = "token_invalid"
 
 
+class CodeInvalid(Unauthenticated):
+    """An authorization code is unknown, used, expired, or somebody else's."""
+
+    code = "code_invalid"
+
+
 class Forbidden(SfpError):
     code = "forbidden"
     status = 403
     title = "Not allowed"
+
+
+class SignInRefused(Forbidden):
+    """A sign-in through a provider ends here; `reason` is one word for the audit trail."""
+
+    code = "sign_in_refused"
+    title = "Sign-in refused"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        reason: str = "refused",
+        errors: tuple[FieldError, ...] = (),
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(detail, errors=errors, retry_after=retry_after)
+        self.reason = reason
+
+
+class PasswordLoginOff(Forbidden):
+    """No passwords are taken here (`auth.passwordLogin`)."""
+
+    code = "password_login_off"
 
 
 class NotFound(SfpError):
@@ -122,6 +191,18 @@ class StaleAttempt(Conflict):
     """A worker reported on an attempt that is no longer the current one."""
 
     code = "stale_attempt"
+
+
+class LastOwner(Conflict):
+    """The last owner of a team can neither leave nor be demoted."""
+
+    code = "last_owner"
+
+
+class TeamNotEmpty(Conflict):
+    """Only a team without anything and anybody else is deleted."""
+
+    code = "team_not_empty"
 
 
 class TooLarge(SfpError):
@@ -171,6 +252,14 @@ class QuotaExceeded(TooManyRequests):
 
     code = "quota_exceeded"
     title = "Quota exceeded"
+
+
+class ProviderFailed(SfpError):
+    """An identity provider is away, or answers what it must not."""
+
+    code = "provider_failed"
+    status = 502
+    title = "The identity provider failed"
 
 
 class Unavailable(SfpError):

@@ -39,7 +39,7 @@ print(json.dumps(seen))
 
 def test_each_service_is_a_user_of_its_own_without_capabilities(healthy):
     users = {name: user_of(healthy.pids(name)[0]) for name in OWN_USERS if healthy.pids(name)}
-    assert users.keys() >= {"postgres", "cache", "caddy", "api", "broker", "deliverer"}
+    assert users.keys() >= {"postgres", "cache", "caddy", "api", "broker", "deliverer", "auditor"}
     assert len(set(users.values())) == len(users)
     assert min(users.values()) >= FIRST_USER
     assert {user_of(healthy.pids(name)[0]) for name in ("dispatcher", "guard")} == {0}

@@ -1,4 +1,4 @@
-"""Sign-in, application tokens, the caller's own user and teams."""
+"""Sign-in and application tokens."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -66,8 +66,8 @@ async def login(
     data: JSONBody[SignIn], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
 ) -> Signed:
     """Sign in with e-mail address and password."""
-    signed = await sessions.sign_in(data.email, data.password, _caller(request))
-    return await _signed(db, signed)
+    signed = await sessions.sign_in(data.email, data.password, caller_of(request))
+    return await signed_answer(db, signed)
 
 
 @post("/auth/token", opt={"scope": PUBLIC, "errors": (Unauthenticated,)}, status_code=200)
@@ -75,8 +75,8 @@ async def refresh(
     data: JSONBody[Refresh], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
 ) -> Signed:
     """Use a refresh token up for a new pair."""
-    signed = await sessions.refresh(data.refresh_token, _caller(request))
-    return await _signed(db, signed)
+    signed = await sessions.refresh(data.refresh_token, caller_of(request))
+    return await signed_answer(db, signed)
 
 
 @post("/auth/logout", opt={"scope": "users:self"}, status_code=200)
@@ -178,52 +178,11 @@ async def revoke_token(
     return _row(revoked, datetime.now(UTC))
 
 
-class UserTeam(Wire):
-    slug: str
-    name: str
-    role: str
+ROUTES = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token]
 
 
-class Me(Wire):
-    id: UUID
-    email: str
-    first_name: str
-    last_name: str
-    role: str
-    teams: list[UserTeam]
-    created_at: datetime
-
-
-@get("/users/me", opt={"scope": "users:self"})
-async def me(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Me:
-    """The user of the token that calls this."""
-    async with db.identifying(user_id=actor.id) as tx:
-        user = await tx.one(SQL["user_by_id"], actor.id)
-        memberships = await tx.all(SQL["memberships"], actor.id)
-    assert user is not None  # the actor's own session names it
-    return Me(
-        id=user["id"],
-        email=user["email"],
-        first_name=user["first_name"],
-        last_name=user["last_name"],
-        role=actor.role,
-        teams=_teams(memberships),
-        created_at=user["created_at"],
-    )
-
-
-@get("/teams", opt={"scope": "teams:read"})
-async def teams(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Page[UserTeam]:
-    """The teams of the user of the token that calls this, in the order in which they were joined."""
-    async with db.identifying(user_id=actor.id) as tx:
-        memberships = await tx.all(SQL["memberships"], actor.id)
-    return Page(items=_teams(memberships))
-
-
-ROUTES = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token, me, teams]
-
-
-def _caller(request: ApiRequest) -> Caller:
+def caller_of(request: ApiRequest) -> Caller:
+    """Where a request comes from, for sessions and the audit trail."""
     return Caller(address=address_of(request), user_agent=request.headers.get("user-agent", ""))
 
 
@@ -233,7 +192,8 @@ def _only_users(actor: Actor) -> None:
         raise Forbidden("application tokens are managed by owners, signed in as themselves")
 
 
-async def _signed(db: Database, signed: SignedIn) -> Signed:
+async def signed_answer(db: Database, signed: SignedIn) -> Signed:
+    """The body of every answer that signs somebody in."""
     async with db.identifying(user_id=signed.user_id) as tx:
         memberships = await tx.all(SQL["memberships"], signed.user_id)
     role: str = memberships[0]["role"] if memberships else Role.MEMBER
@@ -259,7 +219,3 @@ def _row(token: ApplicationToken, now: datetime) -> TokenRow:
         last_used_at=token.last_used_at,
         status=token.status(now),
     )
-
-
-def _teams(memberships: Any) -> list[UserTeam]:
-    return [UserTeam(slug=row["slug"], name=row["name"], role=row["role"]) for row in memberships]

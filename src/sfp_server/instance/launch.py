@@ -104,6 +104,7 @@ def try_own_user(libc: Any, place: Path, service: dict[str, Any]) -> bool:
         try:
             become_own_user(libc, place, service)
             needed = [(Path(service["argv"][0]), os.X_OK), *((Path(path), os.R_OK) for path in service["reach"])]
+            needed += [(Path(path), os.W_OK) for path in service["writes"]]
             needed += [(place, os.R_OK | os.W_OK | os.X_OK), (place / "run", os.W_OK), (place / "config.json", os.R_OK)]
             code = 0 if all(os.access(path, mode) for path, mode in needed if path.exists()) else 1
         finally:
@@ -116,7 +117,7 @@ def become_own_user(libc: Any, place: Path, service: dict[str, Any]) -> None:
     user: int = service["user"]
     _checked(libc.unshare(CLONE_NEWNS), "mount namespace")
     _checked(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mount namespace")
-    mount_as_own(libc, place, user, [Path(path) for path in service["reach"]])
+    mount_as_own(libc, place, user, reach=map(Path, service["reach"]), writes=map(Path, service["writes"]))
     conceal(libc, place, service["hidden"], service["secrets"], owner=user)
     os.chdir(place)  # where we stood before still shows the files as root's
     needs_name = service["unprivileged_user"]
@@ -127,12 +128,12 @@ def become_own_user(libc: Any, place: Path, service: dict[str, Any]) -> None:
         drop_capabilities(libc, [])
 
 
-def mount_as_own(libc: Any, place: Path, user: int, reach: Iterable[Path]) -> None:
-    """Mount the instance's directories over themselves with root's files as `user`'s, and `reach` read-only.
+def mount_as_own(libc: Any, place: Path, user: int, *, reach: Iterable[Path], writes: Iterable[Path]) -> None:
+    """Mount the instance's directories and `writes` over themselves with root's files as `user`'s; `reach` read-only.
 
     A parent that `user` could not enter is covered by an empty directory with nothing in it but the way there.
     """
-    wanted = {place.resolve(): MOUNT_ATTR_IDMAP, (place / "run").resolve(): MOUNT_ATTR_IDMAP}
+    wanted = {path.resolve(): MOUNT_ATTR_IDMAP for path in (place, place / "run", *writes) if path.exists()}
     for path in reach:
         if path.exists() and not is_public(path.resolve()):
             wanted.setdefault(path.resolve(), MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY)

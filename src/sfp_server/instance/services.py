@@ -15,7 +15,7 @@ from sfp_server.instance.place import Place
 from sfp_server.settings import Settings
 
 #: services that can do without root, in the order of their users' numbers: new ones go to the end
-OWN_USERS = ["postgres", "cache", "caddy", "api", "broker", "deliverer", "courier"]
+OWN_USERS = ["postgres", "cache", "caddy", "api", "broker", "deliverer", "courier", "auditor"]
 #: numbers from 1,900,000,000 on are nobody's: above containers', below the sign bit
 FIRST_USER, BLOCK, BLOCKS = 1_900_000_000, 16, 1_000_000
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -44,6 +44,8 @@ class Service:
     user: int | None = None
     #: what that user must be able to read outside of the instance's directory
     reach: list[str] = field(default_factory=list[str])
+    #: where it writes outside of the instance's directory
+    writes: list[str] = field(default_factory=list[str])
     #: when memory is short the kernel ends the highest first; tasks have 0
     oom_score: int = -200
     stop_signal: str = "TERM"
@@ -55,8 +57,8 @@ class Service:
     def launch(self) -> dict[str, object]:
         """What launch.py needs to know."""
         known = asdict(self)
-        names = ("argv", "env", "capabilities", "unprivileged_user", "secrets", "hidden", "user", "reach", "oom_score")
-        return {name: known[name] for name in names}
+        names = ("argv", "env", "capabilities", "unprivileged_user", "secrets", "hidden", "user", "oom_score")
+        return {name: known[name] for name in (*names, "reach", "writes")}
 
 
 def services(at: Place, settings: Settings, environ: Mapping[str, str]) -> list[Service]:
@@ -131,6 +133,8 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
         return [sys.executable, "-I", "-m", "sfp_server.cli", verb, "--directory", str(at.directory)]
 
     hidden = _others(at, "")
+    if settings.audit_checkpoint_dir:
+        hidden.append(settings.audit_checkpoint_dir)
     courier = Service(
         name="courier",
         argv=process("courier"),
@@ -161,6 +165,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "jwt-signing.pem",
                 "vault-public.pem",
                 "audit-key",
+                "audit-public.pem",
                 "supabase-jwt-secret",
             ],
             hidden=hidden,
@@ -176,12 +181,21 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             priority=400,
         ),
         Service(
+            name="auditor",
+            argv=process("audit"),
+            env=env,
+            secrets=["db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"],
+            hidden=_others(at, "auditor"),
+            writes=[settings.audit_checkpoint_dir] if settings.audit_checkpoint_dir else [],
+            priority=250,  # stops after everybody who writes entries
+        ),
+        Service(
             name="dispatcher",
             argv=process("dispatch"),
             env=env,
             capabilities=None,
             oom_score=0,  # workers inherit it
-            secrets=["db-sfp_dispatcher", "audit-key"],
+            secrets=["db-sfp_dispatcher"],
             hidden=hidden,
             stop_seconds=DRAIN_SECONDS + 10,
             priority=900,  # stops first: running tasks end while everything they need is still there
@@ -204,7 +218,12 @@ def _caddy(at: Place, settings: Settings, base: dict[str, str]) -> Service:
 
 def _others(at: Place, mine: str) -> list[str]:
     """Directories that only one service, or nobody but supervisord and the operator, has business with."""
-    owners = {"postgres": at.database, "caddy": at.directory / "caddy", "": at.supervisor_socket.parent}
+    owners = {
+        "postgres": at.database,
+        "caddy": at.directory / "caddy",
+        "auditor": at.directory / "audit",
+        "": at.supervisor_socket.parent,
+    }
     hidden = [str(path) for owner, path in owners.items() if owner != mine or not owner]
     if mine in {"postgres", "cache", "caddy"}:  # what tasks were given and made
         hidden += [str(at.directory / name) for name in ("artifacts", "tmp")]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sfp_server.instance import configuration, edge, keys, ports, postgres, schema, supervisor, templates
-from sfp_server.instance.create import choose_ports, public_url
+from sfp_server.instance.create import choose_ports
 from sfp_server.instance.place import Place, ensure_run_directory, make_directory, write, write_json
 from sfp_server.instance.problem import InstanceError
 from sfp_server.instance.services import services
@@ -118,8 +118,10 @@ def _claim_ports(at: Place, base: Path, environ: Mapping[str, str], say: Callabl
 
 def _launch(at: Place, settings: Settings, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
     """Write every configuration file, start supervisord, and migrate before the services when needed."""
-    for name in ("logs", "tmp", "caddy", "artifacts"):
+    for name in ("logs", "tmp", "caddy", "artifacts", "audit"):
         make_directory(at.directory / name)
+    if not settings.checkpoint_directory.exists():
+        make_directory(settings.checkpoint_directory)
     run = ensure_run_directory(at)
     if settings.dispatchers_listen:
         keys.make_network_certificates(at)
@@ -203,7 +205,7 @@ def _why(at: Place, settings: Settings, answer: str | None) -> str:
 def _report(at: Place, settings: Settings, began: float, *, already: bool) -> Started:
     return Started(
         tenant=at.tenant,
-        url=public_url(settings),
+        url=settings.origin,
         api_url=f"http://127.0.0.1:{settings.api_port}",
         already=already,
         seconds=round(time.monotonic() - began, 2),

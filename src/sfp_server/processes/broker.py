@@ -13,7 +13,9 @@ async def run(settings: Settings) -> None:
     """Serve redemptions until SIGTERM."""
     stopping = stop_signal()
     opener = Opener(settings.secret("vault-private.pem"))
-    async with Database(settings.role_url("sfp_broker"), application="sfp broker", size=4) as database:
+    async with Database(
+        settings.role_url("sfp_broker"), application="sfp broker", size=4, audit_key=settings.audit_key()
+    ) as database:
         await until_stopped(stopping, _serve(Broker(database, opener), settings))
 
 
