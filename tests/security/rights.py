@@ -79,6 +79,9 @@ OPERATIONS = {
     "POST ~/auth/token": op(PUBLIC, {"grant_type": "refresh_token", "refresh_token": "{refresh_token}"}),
     "POST ~/auth/logout": op("users:self"),
     "GET ~/auth/.well-known/jwks.json": op(PUBLIC),
+    "GET ~/auth/sessions": op("users:self"),
+    "DELETE ~/auth/sessions": op("users:self"),
+    "DELETE ~/auth/sessions/{session_id}": op("users:self", also=(404,)),
     # machines
     "POST ~/application-tokens": op("application-tokens:manage", {"name": "ci"}),
     "GET ~/application-tokens": op("application-tokens:manage"),

@@ -12,6 +12,7 @@ import typer
 
 from sfp_client.cli import output
 from sfp_server.instance.dispatcher_commands import register as register_dispatchers
+from sfp_server.instance.key_commands import register as register_keys
 from sfp_server.instance.told import BASE, BaseDir, Json, Tenant, told
 
 
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.command("list")(list_instances)
     register_dispatchers(app)
+    register_keys(app)
 
 
 def init(
