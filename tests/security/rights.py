@@ -82,6 +82,9 @@ OPERATIONS = {
     "GET ~/auth/sessions": op("users:self"),
     "DELETE ~/auth/sessions": op("users:self"),
     "DELETE ~/auth/sessions/{session_id}": op("users:self", also=(404,)),
+    "POST ~/auth/device/code": op(PUBLIC, {}),
+    "POST ~/auth/device/token": op(PUBLIC, {"device_code": "unknown"}),
+    "POST ~/auth/device/approve": op("users:self", {"user_code": "{user_code}"}),
     # machines
     "POST ~/application-tokens": op("application-tokens:manage", {"name": "ci"}),
     "GET ~/application-tokens": op("application-tokens:manage"),
