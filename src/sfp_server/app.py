@@ -39,9 +39,12 @@ from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
 from sfp_server.identity import routes as identity
+from sfp_server.identity import team_routes as teams
+from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
+from sfp_server.identity.passwords import Passwords
 from sfp_server.identity.seal import AnswerSeal
 from sfp_server.identity.sessions import Sessions
 from sfp_server.identity.trusted import Trusted
@@ -65,6 +68,8 @@ from sfp_server.web.wire import ApiRequest
 #: everything below /sfp/api
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
+    *users.ROUTES,
+    *teams.ROUTES,
     *tasks.ROUTES,
     *artifacts.ROUTES,
     *dispatchers.ROUTES,
@@ -92,6 +97,7 @@ def create_app(settings: Settings) -> Litestar:
     limiter = RateLimiter(cache)
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
+    passwords = Passwords()
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
@@ -101,7 +107,8 @@ def create_app(settings: Settings) -> Litestar:
         "outgoing": outgoing,
         "issuers": issuers,
         "trusted": trusted,
-        "sessions": Sessions(db, signer, refresh_days=settings.refresh_token_days),
+        "passwords": passwords,
+        "sessions": Sessions(db, signer, refresh_days=settings.refresh_token_days, passwords=passwords),
         "answer_seal": AnswerSeal(signing_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,

@@ -155,6 +155,18 @@ class StaleAttempt(Conflict):
     code = "stale_attempt"
 
 
+class LastOwner(Conflict):
+    """The last owner of a team can neither leave nor be demoted."""
+
+    code = "last_owner"
+
+
+class TeamNotEmpty(Conflict):
+    """Only a team without anything and anybody else is deleted."""
+
+    code = "team_not_empty"
+
+
 class TooLarge(SfpError):
     code = "too_large"
     status = 413

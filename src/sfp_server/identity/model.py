@@ -28,6 +28,8 @@ class Scope(StrEnum):
     SECRETS_MANAGE = "secrets:manage"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"
     TEAMS_READ = "teams:read"
+    TEAMS_MANAGE = "teams:manage"
+    USERS_MANAGE = "users:manage"
     USERS_SELF = "users:self"
     HEALTH_READ = "health:read"
 

@@ -1,4 +1,4 @@
-"""Sign-in, application tokens, the caller's own user and teams."""
+"""Sign-in and application tokens."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -178,49 +178,7 @@ async def revoke_token(
     return _row(revoked, datetime.now(UTC))
 
 
-class UserTeam(Wire):
-    slug: str
-    name: str
-    role: str
-
-
-class Me(Wire):
-    id: UUID
-    email: str
-    first_name: str
-    last_name: str
-    role: str
-    teams: list[UserTeam]
-    created_at: datetime
-
-
-@get("/users/me", opt={"scope": "users:self"})
-async def me(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Me:
-    """The user of the token that calls this."""
-    async with db.identifying(user_id=actor.id) as tx:
-        user = await tx.one(SQL["user_by_id"], actor.id)
-        memberships = await tx.all(SQL["memberships"], actor.id)
-    assert user is not None  # the actor's own session names it
-    return Me(
-        id=user["id"],
-        email=user["email"],
-        first_name=user["first_name"],
-        last_name=user["last_name"],
-        role=actor.role,
-        teams=_teams(memberships),
-        created_at=user["created_at"],
-    )
-
-
-@get("/teams", opt={"scope": "teams:read"})
-async def teams(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Page[UserTeam]:
-    """The teams of the user of the token that calls this, in the order in which they were joined."""
-    async with db.identifying(user_id=actor.id) as tx:
-        memberships = await tx.all(SQL["memberships"], actor.id)
-    return Page(items=_teams(memberships))
-
-
-ROUTES = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token, me, teams]
+ROUTES = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token]
 
 
 def _caller(request: ApiRequest) -> Caller:
@@ -259,7 +217,3 @@ def _row(token: ApplicationToken, now: datetime) -> TokenRow:
         last_used_at=token.last_used_at,
         status=token.status(now),
     )
-
-
-def _teams(memberships: Any) -> list[UserTeam]:
-    return [UserTeam(slug=row["slug"], name=row["name"], role=row["role"]) for row in memberships]

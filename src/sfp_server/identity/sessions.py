@@ -46,11 +46,11 @@ class Caller:
 class Sessions:
     """The use cases; each opens its own transactions, because a refusal must be written down too."""
 
-    def __init__(self, db: Database, signer: Signer, *, refresh_days: int) -> None:
+    def __init__(self, db: Database, signer: Signer, *, refresh_days: int, passwords: Passwords) -> None:
         self._db = db
         self._signer = signer
         self._refresh_days = refresh_days
-        self._passwords = Passwords()
+        self._passwords = passwords
         self._turns = attempts.Turns()
 
     async def sign_in(self, email: str, password: str, caller: Caller) -> SignedIn:
