@@ -123,6 +123,7 @@ def _launch(at: Place, settings: Settings, environ: Mapping[str, str], say: Call
     if not settings.checkpoint_directory.exists():
         make_directory(settings.checkpoint_directory)
     run = ensure_run_directory(at)
+    keys.drop_signing_keys(at, life=settings.access_token_minutes * 60, now=time.time())
     if settings.dispatchers_listen:
         keys.make_network_certificates(at)
     for marker in (run / "starts").iterdir():
