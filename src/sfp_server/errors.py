@@ -7,7 +7,8 @@
     ├── NotFound 404           also: it belongs to another team
     ├── MethodNotAllowed 405
     ├── BodyTimeout 408        the body came too slowly
-    ├── Conflict 409           ├── NotFinished  ├── AlreadyFinal  └── StaleAttempt
+    ├── Conflict 409           ├── NotFinished  ├── AlreadyFinal  ├── StaleAttempt
+    │                          └── VersionConflict; └── PreconditionFailed 412
     ├── TooLarge 413
     ├── UnsupportedMediaType 415
     ├── RangeNotSatisfiable 416
@@ -112,6 +113,16 @@ class NotFinished(Conflict):
     code = "not_finished"
 
 
+class VersionConflict(Conflict):
+    """The body names a version that is not the current one; `current_version` says which is (0: there is none)."""
+
+    code = "version_conflict"
+
+    def __init__(self, detail: str, *, current_version: int) -> None:
+        super().__init__(detail)
+        self.current_version = current_version
+
+
 class AlreadyFinal(Conflict):
     """A finished task cannot be cancelled."""
 
@@ -122,6 +133,13 @@ class StaleAttempt(Conflict):
     """A worker reported on an attempt that is no longer the current one."""
 
     code = "stale_attempt"
+
+
+class PreconditionFailed(VersionConflict):
+    """The same for a version that If-Match or If-None-Match names."""
+
+    status = 412
+    title = "Precondition failed"
 
 
 class TooLarge(SfpError):
