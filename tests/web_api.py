@@ -43,7 +43,7 @@ class WebApi:
     def client(self, token: str | None = None, *, address: str = "192.0.2.1", **headers: str) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, client=(address, 1234), raise_app_exceptions=False)
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.AsyncClient(transport=transport, base_url="http://test", headers=bearer | headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=bearer | headers)
 
     async def owner(self, email: str = "ann@acme.example", team: str = "acme") -> str:
         """Make an owner; answers an access token."""

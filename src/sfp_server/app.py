@@ -49,6 +49,7 @@ from sfp_server.web import openapi, problems
 from sfp_server.web.asgi import App
 from sfp_server.web.guard import Guard
 from sfp_server.web.limits import MAX_BODY, Limits
+from sfp_server.web.origins import Origins
 from sfp_server.web.ratelimit import RateLimiter
 from sfp_server.web.wire import ApiRequest
 
@@ -97,10 +98,14 @@ def create_app(settings: Settings) -> Litestar:
     dependencies["actor"] = Provide(_actor, sync_to_thread=False)
     documented: list[ControllerRouterHandler] = [*health.ROUTES, Router("/sfp/api", route_handlers=API_ROUTES)]
     dependencies["api_document"] = _provide(openapi.ApiDocument(documented, list(dependencies), version=VERSION))
+    origins = Origins.of(settings.domain, settings.allowed_origins())
+    guard = Guard(
+        authenticate=authenticator.actor, limiter=limiter, origins=origins, actor_limit=settings.actor_rate_limit
+    )
     app = Litestar(
         route_handlers=[*documented, *openapi.ROUTES],
         dependencies=dependencies,
-        guards=[Guard(authenticate=authenticator.actor, limiter=limiter, actor_limit=settings.actor_rate_limit)],
+        guards=[guard],
         exception_handlers=dict(problems.HANDLERS),
         request_class=ApiRequest,
         request_max_body_size=MAX_BODY,
@@ -109,7 +114,7 @@ def create_app(settings: Settings) -> Litestar:
         logging_config=None,
     )
     inner = cast("App", app.asgi_handler)  # Litestar's ASGI types are closed dictionaries, ours are open ones
-    limits = Limits(app=inner, limiter=limiter, address_limit=settings.address_rate_limit)
+    limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
     app.asgi_handler = cast("Any", limits)
     return app
 

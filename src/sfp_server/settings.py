@@ -67,6 +67,13 @@ class Settings:
     )
     extra_ca_file: str | None = _setting(None, "tls.extraCaFile", "SFP_EXTRA_CA_FILE", "PEM bundle trusted in addition")
 
+    cors_allow_origins: str = _setting(
+        "",
+        "cors.allowOrigins",
+        "SFP_CORS_ALLOW_ORIGINS",
+        "comma list of exact origins (https://console.example) whose pages may call the API; no patterns",
+    )
+
     access_token_minutes: int = _setting(
         60,
         "auth.accessTokenMinutes",
@@ -224,6 +231,7 @@ class Settings:
         self.images()
         self.toolchains()
         self.listen_address()
+        self.allowed_origins()
         if self.dispatcher_slots is not None and not 0 <= self.dispatcher_slots <= 1000:
             raise SettingsError("dispatcher.slots must be between 0 and 1000")
         if self.worker_runtime == "container" and self.container_engine is None:
@@ -278,6 +286,24 @@ class Settings:
         if not colon or not port.isdigit() or not 0 < int(port) < 65536:
             raise SettingsError("dispatchers.listen must look like 0.0.0.0:9443")
         return host.strip("[]"), int(port)
+
+    def allowed_origins(self) -> tuple[str, ...]:
+        """Origins of pages that may call the API. Raises SettingsError for what is no exact origin."""
+        found = tuple(_listed(self.cors_allow_origins))
+        for origin in found:
+            parts = urlsplit(origin)
+            exact = f"{parts.scheme}://{parts.netloc}".lower()
+            if (
+                parts.scheme not in {"http", "https"}
+                or not parts.hostname
+                or origin != exact
+                or set(origin) & set("*@")
+            ):
+                raise SettingsError(
+                    "cors.allowOrigins must be exact origins as browsers send them, as in https://console.example: "
+                    "no *, no path, small letters"
+                )
+        return found
 
     def mounts(self) -> tuple[Path, ...]:
         """Directories of this machine that containers see."""

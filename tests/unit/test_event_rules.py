@@ -3,7 +3,7 @@
 import asyncio
 import json
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ from sfp_server.events.fanout import BUNDLE_SIZE, bundles, publication, unbundle
 from sfp_server.events.model import CHANNEL_MAX, Frame, frame, parse_channel, runs, task_of
 from sfp_server.events.outbox import Outbox, SlowReader
 
-TASK = uuid4()
+TASK = UUID("01936a5e-7c21-7d3b-9a54-0f3e8c1b2d47")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import socket
 
 import pytest
 
+from sfp_server.addresses import is_public, parse_allow, split_entry, unwrap
 from sfp_server.runtimes import bwrap, cgroups, reports
 from sfp_server.runtimes.base import Failure, LogLine
 from sfp_server.runtimes.channel import Channel
-from sfp_server.runtimes.egress import EgressPolicy, OnlyTo, Verdict, is_public, parse_allow, split_entry, unwrap
+from sfp_server.runtimes.egress import EgressPolicy, OnlyTo, Verdict
 from sfp_server.runtimes.folders import remove_tree
 from sfp_worker.protocol import ProtocolError, encode
 

@@ -7,7 +7,7 @@ from sfp_server.audit import service as audit
 from sfp_server.db.database import Database, Tx, Violation
 from sfp_server.db.queries import load
 from sfp_server.errors import Conflict, Malformed
-from sfp_server.identity.attempts import account_subject, succeeded
+from sfp_server.identity.attempts import Kind, forget, guess, normal_email
 from sfp_server.identity.passwords import hash_now
 
 SQL = load(__package__ or "", "identity.sql")
@@ -25,7 +25,7 @@ async def create_owner(url: str, email: str, password: str, *, team_slug: str = 
     A user who exists gets the password, is enabled, and is signed out everywhere. Raises Malformed, Conflict (the
     team exists and belongs to others), Unavailable.
     """
-    email = email.strip().lower()
+    email = normal_email(email)
     if _EMAIL.fullmatch(email) is None:
         raise Malformed("that is no e-mail address")
     if not 8 <= len(password) <= 1024:
@@ -48,7 +48,8 @@ async def _user(tx: Tx, email: str, password_hash: str) -> UUID:
     await tx.execute(SQL["set_password"], found["id"], password_hash)
     await tx.execute(SQL["revoke_sessions_of"], found["id"])
     homes = [row["address"] for row in await tx.all(SQL["addresses_of"], found["id"])]
-    await succeeded(tx, account_subject(email), *(account_subject(email, home=home) for home in homes))
+    at_homes = [guess(Kind.PASSWORD, account=email, address=home, at_home=True) for home in homes]
+    await forget(tx, guess(Kind.PASSWORD, account=email), *at_homes)
     await audit.record(tx, _COMMAND, "user.password_replaced", f"user:{found['id']}")
     return found["id"]
 

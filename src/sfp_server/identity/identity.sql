@@ -117,41 +117,51 @@ UPDATE sessions
  WHERE user_id = $1
    AND revoked_at IS NULL;
 
--- name: blocked
--- Seconds until each of these subjects may try again; those that may now are missing.
-SELECT max(wait) AS wait
-  FROM (
-    SELECT extract(epoch FROM a.last_at - now())
-           + least(limits.longest, limits.first * power(2, least(30, a.failures - limits.free))) AS wait
-      FROM login_attempts a
-      JOIN unnest($1::text[], $2::int[], $3::int[], $4::int[]) AS limits (subject, free, first, longest)
-        ON limits.subject = a.subject
-     WHERE a.failures >= limits.free
-       AND a.last_at > now() - interval '1 day') AS waits
- WHERE wait > 0;
-
--- name: count_failure
--- A day without a failure forgets them; some long forgotten ones are removed on the way.
+-- name: count_try
+-- Count one try for each subject that has not to wait; `wait` says how many seconds the others have. Counts are forgotten
+-- after a day, few failures after an hour; some forgotten ones are removed on the way, so that the table stays small.
 WITH old AS (
   DELETE FROM login_attempts
    WHERE subject IN (
            SELECT subject
              FROM login_attempts
-            WHERE last_at < now() - interval '2 days'
+            WHERE last_at < now() - interval '1 hour'
+              AND (failures < 5 OR last_at < now() - interval '1 day')
               AND subject <> ALL ($1::text[])
+            ORDER BY last_at
             LIMIT 20
               FOR UPDATE SKIP LOCKED)
+), limits AS (
+  SELECT * FROM unnest($1::text[], $2::int[], $3::int[], $4::int[]) AS limits (subject, free, first, longest)
+), counted AS (
+  INSERT INTO login_attempts AS a (subject, failures, last_at)
+  SELECT subject, 1, now()
+    FROM limits
+   ORDER BY subject
+  ON CONFLICT (subject) DO UPDATE
+     SET (failures, last_at) = (
+           SELECT CASE WHEN is_forgotten THEN 1 WHEN has_to_wait THEN a.failures ELSE a.failures + 1 END,
+                  CASE WHEN has_to_wait AND NOT is_forgotten THEN a.last_at ELSE now() END
+             FROM (SELECT a.last_at < now() - interval '1 day'
+                          OR (a.failures < 5 AND a.last_at < now() - interval '1 hour') AS is_forgotten,
+                          now() < a.last_at + wait_after(a.failures, l.free, l.first, l.longest) AS has_to_wait
+                     FROM limits l
+                    WHERE l.subject = a.subject) AS now)
+  RETURNING a.subject, a.failures, a.last_at
 )
-INSERT INTO login_attempts AS a (subject, failures)
-SELECT subject, 1
-  FROM unnest($1::text[]) AS subject
- ORDER BY subject
-ON CONFLICT (subject) DO UPDATE
-   SET failures = CASE WHEN a.last_at < now() - interval '1 day' THEN 1 ELSE a.failures + 1 END,
-       last_at = now();
+SELECT c.last_at = now() AS counted,
+       extract(epoch FROM c.last_at - now() + wait_after(c.failures, l.free, l.first, l.longest)) AS wait
+  FROM counted c
+  JOIN limits l ON l.subject = c.subject;
 
 -- name: forget_failures
 DELETE FROM login_attempts
+ WHERE subject = ANY ($1::text[]);
+
+-- name: take_back
+-- One try of each subject did not fail after all.
+UPDATE login_attempts
+   SET failures = greatest(failures - 1, 0)
  WHERE subject = ANY ($1::text[]);
 
 -- name: create_token

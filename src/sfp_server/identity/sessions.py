@@ -55,37 +55,35 @@ class Sessions:
 
     async def sign_in(self, email: str, password: str, caller: Caller) -> SignedIn:
         """Open a session. Raises Unauthenticated, TooManyRequests, Unavailable."""
-        email = email.strip().lower()
-        async with self._turns.of(attempts.account_subject(email)):
-            user, account = await self._admitted(email, caller)
+        email = attempts.normal_email(email)
+        async with self._turns.of(email):
+            user, tried = await self._admitted(email, caller)
             right = await self._passwords.matches(user["password_hash"] if user else None, password)
             if not right or user is None or user["disabled"]:
-                await self._refuse(user, account, caller)
+                await self._refuse(user, tried, caller)
                 raise Unauthenticated(_REFUSED)
             async with self._db.identifying(user_id=user["id"]) as tx:
-                await attempts.succeeded(tx, account)
+                await attempts.succeeded(tx, tried)
                 return await self._open(tx, user, caller)
 
     async def refresh(self, refresh_token: str, caller: Caller) -> SignedIn:
         """Use a refresh token up for a new pair. Raises TokenInvalid, TokenRevoked (re-use), TooManyRequests."""
         digest = hash_of(refresh_token)
         async with self._db.identifying() as tx:
-            address = attempts.address_subject(caller.address)
-            await attempts.check(tx, digest.hex(), address)
             row = await tx.one(SQL["use_refresh_token"], digest) if is_refresh_token(refresh_token) else None
             if row is not None:
                 await tx.execute(SQL["extend_session"], row["session_id"], self._refresh_days)
                 return await self._pair(tx, row["session_id"], row["user_id"], row["email"])
             # Written down and committed, also when it ends in a refusal.
             reused = await tx.one(SQL["revoke_family"], digest)
-            await attempts.failed(tx, address)
+            waits = await attempts.refuse(tx, attempts.guess(attempts.Kind.REFRESH_TOKEN, address=caller.address))
             if reused is not None:
                 await audit.record(
                     tx, f"user:{reused['user_id']}", "session.reuse_detected", f"session:{reused['session_id']}"
                 )
         if reused is not None:
             raise TokenRevoked("this refresh token was used before; the session has ended: sign in again")
-        raise TokenInvalid("the refresh token is not valid")
+        raise waits or TokenInvalid("the refresh token is not valid")
 
     async def sign_out(self, user_id: UUID, session_id: UUID) -> None:
         """End a session; its access tokens open nothing from now on. Ending it twice is fine."""
@@ -93,20 +91,19 @@ class Sessions:
             if await tx.execute(SQL["revoke_session"], session_id, user_id):
                 await audit.record(tx, f"user:{user_id}", "session.ended", f"session:{session_id}")
 
-    async def _admitted(self, email: str, caller: Caller) -> tuple[Row | None, str]:
-        """The user, if any, and the subject that this attempt counts for. Raises TooManyRequests."""
+    async def _admitted(self, email: str, caller: Caller) -> tuple[Row | None, attempts.Guess]:
+        """The user, if any, and the try that this is, which counts from now on. Raises TooManyRequests."""
         async with self._db.identifying() as tx:
             user = await tx.one(SQL["user_by_email"], email)
             at_home = await tx.value(SQL["has_signed_in_from"], user["id"] if user else None, caller.address)
-            account = attempts.account_subject(email, home=caller.address if at_home else "")
-            await attempts.check(tx, account, attempts.address_subject(caller.address))
-        return user, account
+            tried = attempts.guess(attempts.Kind.PASSWORD, account=email, address=caller.address, at_home=at_home)
+            await attempts.admit(tx, tried)
+        return user, tried
 
-    async def _refuse(self, user: Row | None, account: str, caller: Caller) -> None:
+    async def _refuse(self, user: Row | None, tried: attempts.Guess, caller: Caller) -> None:
         # What a stranger typed is not written down: it may be a password in the wrong field.
-        subject = f"user:{user['id']}" if user else account
+        subject = f"user:{user['id']}" if user else tried.account.removeprefix("password:")
         async with self._db.identifying() as tx:
-            await attempts.failed(tx, account, attempts.address_subject(caller.address))
             await audit.record(tx, "anonymous", "session.refused", subject, {"address": caller.address})
 
     async def _open(self, tx: Tx, user: Row, caller: Caller) -> SignedIn:

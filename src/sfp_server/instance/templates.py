@@ -3,6 +3,7 @@
 They are written by `init` for the reader and again at every `start`: config.json is the only one to edit.
 """
 
+import json
 import os
 import shlex
 import sys
@@ -12,6 +13,7 @@ from sfp_server.instance.edge import has_own_authority
 from sfp_server.instance.place import Place
 from sfp_server.instance.services import Service, launcher
 from sfp_server.settings import Settings
+from sfp_server.web import headers
 
 GENERATED = "# Written by sfp-server at every start: change config.json instead.\n"
 
@@ -183,18 +185,37 @@ def caddyfile(at: Place, settings: Settings) -> str:
 	}}
 }}
 
+(headers) {{
+	header {{
+{_header_fields(hsts)}	}}
+}}
+
 {sites} {{
 {_tls(local)}	encode zstd gzip
-	header {{
-{hsts}		X-Content-Type-Options nosniff
-		X-Frame-Options DENY
-		Referrer-Policy no-referrer
-		-Server
-		-Via
-	}}
+	import headers
 {_proxies(settings)}{_errors()}{_access_log(at)}}}
-"""
+
+{_nobody(settings, local)}"""
     )
+
+
+def _header_fields(hsts: str) -> str:
+    """What the API says of every answer (web/headers.py), for the edge's own ones too. `>`: when it is complete."""
+    own = [(name.decode().title(), value.decode()) for name, value in headers.ALWAYS]
+    lines = "".join(f'\t\t>{name} "{value}"\n' for name, value in own)
+    closed = "".join(f'\t\t?{name.decode().title()} "{value.decode()}"\n' for name, value in headers.DEFAULTS)
+    return f"{hsts}{lines}{closed}\t\t-Server\n\t\t-Via\n\t\t-X-Powered-By\n"
+
+
+def _nobody(settings: Settings, local: bool) -> str:
+    """Whoever comes with another name gets no certificate for it, and no empty 200 either."""
+    return f"""\
+https://:{settings.port} {{
+{_tls(local)}	import headers
+	header Content-Type application/problem+json
+	respond `{_problem(421, "misdirected", "Not this server", "this server does not answer to the name in Host")}` 421
+}}
+"""
 
 
 def _bind(settings: Settings) -> str:
@@ -251,28 +272,28 @@ def _proxy(settings: Settings, matcher: str, limit: str, *, buffer: str) -> str:
 
 def _errors() -> str:
     """While the API is away, and for what the edge itself refuses: the same body shape as the API's own."""
-    away = (
-        '`{"type":"/problems/unavailable","title":"Service unavailable","status":503,'
-        '"detail":"the service is starting or being repaired: try again in a moment","code":"unavailable",'
-        '"statusCode":503,"message":"the service is starting or being repaired: try again in a moment"}`'
-    )
-    large = (
-        '`{"type":"/problems/too_large","title":"Too large","status":413,'
-        '"detail":"the request body is larger than this server takes","code":"too_large",'
-        '"statusCode":413,"message":"the request body is larger than this server takes"}`'
-    )
+    again = "the service is starting or being repaired: try again in a moment"
+    away = _problem(503, "unavailable", "Service unavailable", again)
+    large = _problem(413, "too_large", "Too large", "the request body is larger than this server takes")
     return f"""\
 	handle_errors 413 {{
+		import headers
 		header Content-Type application/problem+json
-		respond {large} 413
+		respond `{large}` 413
 	}}
 	handle_errors {{
+		import headers
 		header Content-Type application/problem+json
-		header X-Content-Type-Options nosniff
 		header Retry-After 2
-		respond {away} 503
+		respond `{away}` 503
 	}}
 """
+
+
+def _problem(status: int, code: str, title: str, detail: str) -> str:
+    """The body of an error, in the API's shape."""
+    names = {"type": f"/problems/{code}", "title": title, "status": status, "detail": detail, "code": code}
+    return json.dumps({**names, "statusCode": status, "message": detail}, separators=(",", ":"))
 
 
 def _access_log(at: Place) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import structlog
 
-from sfp_server.runtimes import egress, reports
+from sfp_server.addresses import dial
+from sfp_server.runtimes import reports
 from sfp_server.runtimes.base import Attendant, Exit, Failure, Workload
 from sfp_server.runtimes.channel import Channel
-from sfp_server.runtimes.egress import Policies, Verdict
+from sfp_server.runtimes.egress import Policies, Policy, Verdict
 from sfp_server.runtimes.launch import Outermost
 from sfp_worker.protocol import LINE_COST, MAX_DIALS, Message, ProtocolError, exit_status
 
@@ -127,7 +128,7 @@ class Conversation:
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
 
-    async def _answer_dial(self, policy: egress.Policy, number: int, host: str, port: int) -> None:
+    async def _answer_dial(self, policy: Policy, number: int, host: str, port: int) -> None:
         answer: Message = {"t": "dialled", "id": number}
         with contextlib.suppress(OSError):  # the worker is gone: so is the question
             try:
@@ -136,7 +137,7 @@ class Conversation:
                     refused = {"own": True} if verdict is Verdict.OWN else {"errno": errno.EACCES}
                     await self._channel.send({**answer, **refused})
                     return
-                connection = await egress.dial(address, port)
+                connection = await dial(address, port)
             except (OSError, ValueError, TimeoutError) as error:
                 await self._channel.send({**answer, "errno": _number(error)})
                 return

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import structlog
 
+from sfp_server.addresses import parse_allow
 from sfp_server.runtimes.base import Limits, Runtime, RuntimeUnavailable
 from sfp_server.runtimes.broker import BrokerDoor
-from sfp_server.runtimes.egress import EgressPolicy, parse_allow
+from sfp_server.runtimes.egress import EgressPolicy
 from sfp_server.runtimes.image import nameservers
 from sfp_server.runtimes.sandbox import SandboxRuntime
 from sfp_server.runtimes.toolchains import of_machine

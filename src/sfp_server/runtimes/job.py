@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from sfp_server.addresses import resolve, split_entry
 from sfp_server.runtimes.base import Archive, Files, Git, Limits, Network, RuntimeUnavailable, Workload
 from sfp_server.runtimes.broker import BrokerDoor, RemoteBroker, connect
-from sfp_server.runtimes.egress import Closed, EgressPolicy, OnlyTo, Policies, Policy, resolve, split_entry
+from sfp_server.runtimes.egress import Closed, EgressPolicy, OnlyTo, Policies, Policy
 
 _MEGABYTE = 1024 * 1024
 #: open files of one process of a worker

@@ -4,6 +4,11 @@
     @get("/health", opt={"scope": PUBLIC})
 
 The order is 401, then 403, then 404 and 400: nothing of the request is parsed for somebody who may not send it.
+
+A page of a foreign origin changes nothing here, with or without a cookie (CSRF). A route that other people's pages post
+to on purpose (an identity provider that sends a person back) says so, and has a proof of its own in what is posted:
+
+    @post("/auth/saml/acs", opt={"scope": PUBLIC, "cross_origin": True})
 """
 
 from dataclasses import dataclass
@@ -15,9 +20,11 @@ from litestar.handlers import BaseRouteHandler
 from sfp_server.actor import Actor
 from sfp_server.errors import Forbidden, Unauthenticated
 from sfp_server.web.asgi import Scope, ip_address_in
+from sfp_server.web.origins import Origins
 from sfp_server.web.ratelimit import RateLimiter
 
 PUBLIC = "public"
+_SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 class Authenticate(Protocol):
@@ -46,16 +53,20 @@ class Guard:
 
     authenticate: Authenticate
     limiter: RateLimiter
+    origins: Origins
     #: requests per minute of one actor, 0: unlimited
     actor_limit: int
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        scope = cast("Scope", connection.scope)
+        if scope.get("method", "GET") not in _SAFE and not handler.opt.get("cross_origin"):
+            self.origins.refuse_foreign(scope)
         needed = handler.opt.get("scope")
         if needed == PUBLIC:
             return
         team = connection.headers.get("x-sfp-team") or None
         actor = await self.authenticate(bearer(connection), team=team, address=address_of(connection))
         connection.scope["user"] = actor
-        self.limiter.check(cast("Scope", connection.scope), actor.label, "actor", self.actor_limit)
+        self.limiter.check(scope, actor.label, "actor", self.actor_limit)
         if not isinstance(needed, str) or needed not in actor.scopes:
             raise Forbidden(f"this needs the scope {needed}" if needed else "this route declares no scope")

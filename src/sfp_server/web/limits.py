@@ -15,9 +15,11 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from sfp_server.errors import BodyTimeout, Malformed, SfpError, Unavailable
+from sfp_server.errors import BodyTimeout, Malformed, NotFound, SfpError, Unavailable
 from sfp_server.web import problems
 from sfp_server.web.asgi import App, Message, Receive, Scope, Send, ip_address_in
+from sfp_server.web.headers import secured
+from sfp_server.web.origins import Origins
 from sfp_server.web.ratelimit import RateLimiter, headers_of
 
 #: bytes of a body, unless the route says otherwise
@@ -32,15 +34,6 @@ DRAIN_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 2.0
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-_SECURITY_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-]
-_CLOSED_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-_NOT_STORED = (b"cache-control", b"no-store")
 
 _log = structlog.get_logger("web")
 
@@ -86,13 +79,16 @@ class Limits:
 
     app: App
     limiter: RateLimiter
+    origins: Origins
     #: requests per minute of one address, 0: unlimited
     address_limit: int
     stall: float = STALL
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._open_socket(scope, receive, send)
+            return
         if scope["type"] != "http":
-            _identify(scope)
             await self.app(scope, receive, send)
             return
         request_id = _identify(scope)
@@ -108,7 +104,8 @@ class Limits:
                 headers = list(message["headers"])
                 if not body.ended and not body.gone:
                     await _make_room(scope["headers"], body, headers)
-                message["headers"] = _finished(headers, request_id, scope)
+                headers += [*_common(request_id, scope), *self.origins.answer_fields(scope)]
+                message["headers"] = secured(headers, scope["headers"])
             await send(message)
 
         try:
@@ -130,11 +127,52 @@ class Limits:
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             _check_target(scope)
+            self.origins.check_host(scope)
             self.limiter.check(scope, f"address:{ip_address_in(scope)}", "address", self.address_limit)
         except SfpError as error:
             await _refuse(error, scope, send)
             return
+        if self.origins.is_preflight(scope):
+            fields = self.origins.preflight_fields()
+            await send({"type": "http.response.start", "status": 204, "headers": fields})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         await self.app(scope, receive, send)
+
+    async def _open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket: who may not open one is answered as any other request is, in HTTP.
+
+        Browsers let every page open one, and tell where the page came from. Ours takes its token from a header or from
+        its first message, neither of which a page has by accident; foreign pages are refused all the same.
+        """
+        request_id = _identify(scope)
+        is_open = False
+
+        async def answer(message: Message) -> None:
+            nonlocal is_open
+            if message["type"] == "websocket.accept":
+                is_open = True
+                message["headers"] = secured([*message.get("headers", []), *_common(request_id, scope)], [])
+            elif message["type"] == "websocket.close" and not is_open:
+                # the framework closes what it has no route for, and what a guard refused
+                await _refuse(NotFound("there is no such thing"), scope, refused, kind="websocket.http")
+                return
+            await send(message)
+
+        async def refused(message: Message) -> None:
+            if "headers" in message:
+                message["headers"] = secured([*message["headers"], *_common(request_id, scope)], scope["headers"])
+            await send(message)
+
+        try:
+            _check_target(scope)
+            self.origins.check_host(scope)
+            self.origins.refuse_foreign(scope)
+            self.limiter.check(scope, f"address:{ip_address_in(scope)}", "address", self.address_limit)
+        except SfpError as error:
+            await _refuse(error, scope, refused, kind="websocket.http")
+            return
+        await self.app(scope, receive, answer)
 
 
 def _identify(scope: Scope) -> str:
@@ -171,14 +209,11 @@ async def _make_room(sent: Any, body: _Body, headers: list[tuple[bytes, bytes]])
         headers.append((b"connection", b"close"))
 
 
-def _finished(headers: list[tuple[bytes, bytes]], request_id: str, scope: Scope) -> list[tuple[bytes, bytes]]:
-    names = {name.lower() for name, _ in headers}
-    added = [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS, *headers_of(scope)]
-    defaults = [header for header in (_CLOSED_POLICY, _NOT_STORED) if header[0] not in names]
-    return headers + added + defaults
+def _common(request_id: str, scope: Scope) -> list[tuple[bytes, bytes]]:
+    return [(b"x-request-id", request_id.encode()), *headers_of(scope)]
 
 
-async def _refuse(error: SfpError, scope: Scope, send: Send) -> None:
+async def _refuse(error: SfpError, scope: Scope, send: Send, *, kind: str = "http") -> None:
     """Answer without the application: nothing has been routed yet."""
     described = problems.describe(
         error, instance=scope["path"][:200].replace("\0", ""), request_id=problems.request_id(scope), known=False
@@ -187,7 +222,7 @@ async def _refuse(error: SfpError, scope: Scope, send: Send) -> None:
     more = [(name.lower().encode(), value.encode()) for name, value in problems.extra_headers(error).items()]
     await send(
         {
-            "type": "http.response.start",
+            "type": f"{kind}.response.start",
             "status": error.status,
             "headers": [
                 (b"content-type", problems.MEDIA_TYPE.encode()),
@@ -196,4 +231,4 @@ async def _refuse(error: SfpError, scope: Scope, send: Send) -> None:
             ],
         }
     )
-    await send({"type": "http.response.body", "body": content, "more_body": False})
+    await send({"type": f"{kind}.response.body", "body": content, "more_body": False})

@@ -136,7 +136,7 @@ async def document_page(api_document: NamedDependency[ApiDocument]) -> Response[
     policy = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'"
     return Response(
         api_document.as_page(),
-        media_type="text/html; charset=utf-8",
+        media_type="text/html",
         headers={"Content-Security-Policy": policy},
     )
 

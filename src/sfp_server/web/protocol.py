@@ -8,12 +8,16 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sfp_server.web.headers import as_text, secured
+
 #: bytes of the request line and all header fields
 MAX_HEAD = 32 * 1024
 #: seconds for the whole head, from the connection's or the request's first byte
 HEAD_SECONDS = 20.0
 
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_HEADERS = as_text([*secured([], []), (b"content-length", b"0"), (b"connection", b"close")]) + b"\r\n"
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _HEADERS
+_MALFORMED = b"HTTP/1.1 400 Bad Request\r\n" + _HEADERS
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -48,6 +52,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_is_here()
             self.transport.write(_TOO_LARGE)
             self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's)
+        """What is no HTTP; uvicorn's own answer has none of the headers that every answer should have."""
+        self.transport.write(_MALFORMED)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
