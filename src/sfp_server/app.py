@@ -10,7 +10,8 @@ and mark (`db: NamedDependency[Database]`):
     authenticator: Authenticator    for tokens that do not come in a header
     sessions, signer, answer_seal   identity
     health, api_document            this page's neighbours
-    kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
+    kinds, store, live              task types, artifacts, live events
+    public_keys, asking             the vault's public keys, the broker's desk
     ends                            wakes who waits for the end of a task
 """
 
@@ -26,8 +27,10 @@ from valkey.asyncio import Valkey
 
 from sfp_server import health
 from sfp_server.actor import Actor
+from sfp_server.credentials import integration_routes as integrations
 from sfp_server.credentials import routes as credentials
-from sfp_server.credentials.vault import Sealer
+from sfp_server.credentials.asking import Asking
+from sfp_server.credentials.public import PublicKeys
 from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
@@ -60,6 +63,7 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *artifacts.ROUTES,
     *dispatchers.ROUTES,
     *credentials.ROUTES,
+    *integrations.ROUTES,
     *events.ROUTES,
 ]
 
@@ -90,7 +94,8 @@ def create_app(settings: Settings) -> Litestar:
         "health": health.Health(db, cache),
         "kinds": KINDS,
         "store": ArtifactStore(settings.directory / "artifacts"),
-        "sealer": Sealer(settings.secret("vault-public.pem")),
+        "public_keys": _public_keys(settings),
+        "asking": Asking(settings.broker_desk, settings.secret("broker-key")),
         "live": live,
         "ends": ends,
     }
@@ -117,6 +122,15 @@ def create_app(settings: Settings) -> Litestar:
     limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
     app.asgi_handler = cast("Any", limits)
     return app
+
+
+def _public_keys(settings: Settings) -> PublicKeys:
+    """What secrets are sealed with; the first key is a file only where `init` made the vault's keys."""
+    first = settings.secret_file("vault-public")
+    return PublicKeys(
+        vouching=settings.secret("broker-key").encode(),
+        first=bytes.fromhex(first.read_text()) if first.is_file() else None,
+    )
 
 
 def _provide(value: Any) -> Provide:

@@ -12,7 +12,8 @@
     ├── TooLarge 413
     ├── UnsupportedMediaType 415
     ├── RangeNotSatisfiable 416
-    ├── Unprocessable 422      valid, but impossible; ├── IdempotencyMismatch  └── UnknownSecret
+    ├── Unprocessable 422      valid, but impossible; ├── IdempotencyMismatch  ├── UnknownSecret
+    │                          ├── UnknownIntegration  └── CredentialRefused
     ├── TooManyRequests 429    carries `retry_after` seconds; └── QuotaExceeded
     └── Unavailable 503        carries `retry_after` seconds; try again
 
@@ -176,6 +177,18 @@ class UnknownSecret(Unprocessable):
     """A task declares a secret that its team does not have."""
 
     code = "unknown_secret"
+
+
+class UnknownIntegration(Unprocessable):
+    """A task declares an integration that its team does not have."""
+
+    code = "unknown_integration"
+
+
+class CredentialRefused(Unprocessable):
+    """The broker cannot open a stored credential, or where it is kept refuses it."""
+
+    code = "credential"
 
 
 class TooManyRequests(SfpError):

@@ -111,8 +111,8 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
 @pytest.mark.parametrize(
     ("service", "secrets"),
     [
-        ("api", {"db-sfp_api", "jwt-signing.pem", "vault-public.pem", "valkey", "audit-key"}),
-        ("broker", {"db-sfp_broker", "vault-private.pem", "audit-key"}),
+        ("api", {"db-sfp_api", "jwt-signing.pem", "broker-key", "vault-public", "valkey", "audit-key"}),
+        ("broker", {"db-sfp_broker", "broker-key", "audit-key"}),
         ("dispatcher", {"db-sfp_dispatcher", "audit-key"}),
         ("deliverer", {"db-sfp_deliverer", "valkey"}),
         ("caddy", set()),
@@ -246,7 +246,7 @@ def test_data_of_another_postgresql_is_refused(spare: Instance):
 
 
 def test_missing_secrets_are_named(spare: Instance):
-    secret = spare.place.secrets / "vault-private.pem"
+    secret = spare.place.secrets / "broker-key"
     kept = secret.read_text()
     secret.unlink()
     try:
@@ -254,7 +254,7 @@ def test_missing_secrets_are_named(spare: Instance):
     finally:
         secret.write_text(kept)
         secret.chmod(0o600)
-    assert (done.returncode, "vault-private.pem" in done.stderr) == (1, True)
+    assert (done.returncode, "broker-key" in done.stderr) == (1, True)
 
 
 def test_a_foreign_database_in_the_environment_is_refused(spare: Instance):

@@ -138,3 +138,20 @@ SELECT id, source, source_id
 UPDATE leases
    SET revoked_at = now()
  WHERE id = $1
+
+-- name: find_integration
+-- A provider's integration: that of the project ($2) before the global one. No row: the team has neither.
+SELECT integrations.id, integrations.provider, key_version, sealed_key, ciphertext
+  FROM integrations
+  LEFT JOIN integration_projects ON integration_id = integrations.id
+  LEFT JOIN projects ON projects.id = project_id AND identifier = $2
+ WHERE integrations.provider = $1
+   AND (is_global OR projects.id IS NOT NULL)
+ ORDER BY projects.id IS NULL
+ LIMIT 1
+
+-- name: task_exists
+-- No row: the team has no such task.
+SELECT id
+  FROM tasks
+ WHERE id = $1

@@ -43,7 +43,7 @@ async def put(
 ) -> Secret:
     """Store a value under `name`, or a reference to where it is kept, as its next version.
 
-    Raises Conflict when two first versions race, VersionConflict and PreconditionFailed as `expected` says, Unavailable.
+    Raises Conflict when two first versions race, VersionConflict, PreconditionFailed as `expected` says, Unavailable.
     """
     assert actor.team_id is not None  # the route's scope is an owner's
     sealer = await keys.sealer(tx)

@@ -8,27 +8,37 @@ from sfp_server.instance.place import Place, make_directory, write
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 ROLES = ("postgres", "sfp_migrator", "sfp_api", "sfp_dispatcher", "sfp_broker", "sfp_deliverer", "sfp_courier")
 PASSWORDS = (*(f"db-{role}" for role in ROLES), "valkey")
+#: with the source `environment`: the vault's keys, or where systemd put them
+KEY_VARIABLES = ("SFP_VAULT_KEYS", "CREDENTIALS_DIRECTORY")
 #: what an instance cannot start without
-REQUIRED = (*PASSWORDS, "jwt-signing.pem", "vault-private.pem", "vault-public.pem", "audit-key")
+REQUIRED = (*PASSWORDS, "jwt-signing.pem", "broker-key", "audit-key")
 
 
-def make_secrets(at: Place) -> None:
-    """Write every secret of REQUIRED, fresh."""
+def make_secrets(at: Place, *, with_vault: bool = True) -> None:
+    """Write every secret of REQUIRED, fresh; and the vault's keys, unless they are kept elsewhere."""
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     make_directory(at.secrets)
     for name in PASSWORDS:
         write(at.secrets / name, random.token_urlsafe(32))
     write(at.secrets / "audit-key", random.token_hex(32))
     write(at.secrets / "jwt-signing.pem", _private_pem(generate_private_key(SECP256R1())))
-    vault = X25519PrivateKey.generate()
-    write(at.secrets / "vault-private.pem", _private_pem(vault))
-    write(at.secrets / "vault-public.pem", _public_pem(vault))
+    write(at.secrets / "broker-key", random.token_hex(32))
+    if with_vault:
+        make_vault(at)
+
+
+def make_vault(at: Place) -> None:
+    """The vault's first key pair: the private half where only the broker looks, the public one for the API."""
+    from sfp_server.credentials.ring import Ring
+
+    make_directory(at.vault)
+    ring = Ring.fresh()
+    write(at.vault / "keys", ring.text())
+    write(at.secrets / "vault-public", ring.public(ring.current).hex())
 
 
 def authority(at: Place) -> str:
@@ -54,7 +64,9 @@ def make_network_certificates(at: Place) -> None:
 
 def missing(at: Place) -> list[str]:
     """Names of required secret files that are not there or empty."""
-    return [name for name in REQUIRED if not _has_text(at.secrets / name)]
+    lost = [name for name in REQUIRED if not _has_text(at.secrets / name)]
+    own_vault = (at.secrets / "vault-public").is_file()  # else its keys are kept elsewhere
+    return [*lost, "vault/keys"] if own_vault and not _has_text(at.vault / "keys") else lost
 
 
 def owner_password() -> str:
@@ -70,13 +82,7 @@ def _has_text(path: Path) -> bool:
         return False
 
 
-def _private_pem(key: "EllipticCurvePrivateKey | X25519PrivateKey") -> str:
+def _private_pem(key: "EllipticCurvePrivateKey") -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-
-
-def _public_pem(key: "X25519PrivateKey") -> str:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

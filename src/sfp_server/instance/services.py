@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from sfp_server.instance import binaries
+from sfp_server.instance.keys import KEY_VARIABLES
 from sfp_server.instance.place import Place
 from sfp_server.settings import Settings
 
@@ -17,6 +18,15 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MARK = "SFP_INSTANCE"
 #: the dispatcher lets running tasks end for so long, seconds
 DRAIN_SECONDS = 30
+#: what the broker signs in with where the vault's keys, or values that secrets refer to, are kept elsewhere
+_SOURCE_FILES = (
+    "vault-token",
+    "vault-role-id",
+    "vault-secret-id",
+    "aws-credentials",
+    "infisical-client-id",
+    "infisical-client-secret",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +42,8 @@ class Service:
     secrets: list[str] = field(default_factory=list[str])
     #: directories that are empty to it; none: it sees everything, all secrets too
     hidden: list[str] = field(default_factory=list[str])
+    #: variables of the operator's environment that it gets without their being written down
+    inherit: list[str] = field(default_factory=list[str])
     #: as root: run in a user namespace in which we are nobody
     unprivileged_user: bool = False
     stop_signal: str = "TERM"
@@ -43,7 +55,8 @@ class Service:
     def launch(self) -> dict[str, object]:
         """What launch.py needs to know."""
         known = asdict(self)
-        return {key: known[key] for key in ("argv", "env", "capabilities", "unprivileged_user", "secrets", "hidden")}
+        names = ("argv", "env", "capabilities", "unprivileged_user", "secrets", "hidden", "inherit")
+        return {key: known[key] for key in names}
 
 
 def services(at: Place, settings: Settings, environ: Mapping[str, str]) -> list[Service]:
@@ -113,15 +126,16 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             name="broker",
             argv=process("broker"),
             env=env,
-            secrets=["db-sfp_broker", "vault-private.pem", "audit-key", "broker-tls.pem"],
-            hidden=hidden,
+            secrets=["db-sfp_broker", "broker-key", "audit-key", "broker-tls.pem", *_SOURCE_FILES],
+            hidden=_others(at, "broker"),
+            inherit=list(KEY_VARIABLES) if settings.master_key_source == "environment" else [],
             priority=300,
         ),
         Service(
             name="api",
             argv=process("serve"),
             env=env,
-            secrets=["db-sfp_api", "valkey", "cache-url", "jwt-signing.pem", "vault-public.pem", "audit-key"],
+            secrets=["db-sfp_api", "valkey", "cache-url", "jwt-signing.pem", "broker-key", "vault-public", "audit-key"],
             hidden=hidden,
             processes=settings.api_processes,
             priority=400,
@@ -162,7 +176,12 @@ def _caddy(at: Place, settings: Settings, base: dict[str, str]) -> Service:
 
 def _others(at: Place, mine: str) -> list[str]:
     """Directories that only one service, or nobody but supervisord and the operator, has business with."""
-    owners = {"postgres": at.database, "caddy": at.directory / "caddy", "": at.supervisor_socket.parent}
+    owners = {
+        "postgres": at.database,
+        "broker": at.vault,
+        "caddy": at.directory / "caddy",
+        "": at.supervisor_socket.parent,
+    }
     return [str(path) for owner, path in owners.items() if owner != mine or not owner]
 
 

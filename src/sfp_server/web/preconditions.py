@@ -1,8 +1,8 @@
 """Concurrency of versioned things: `ETag: "<version>"`, `If-Match`, `If-None-Match: *`, `version` in the body.
 
-    expected = expectation(request, body.version)
-    expected.check(row["version"] if row else 0)     # in the transaction that changes it, with the row locked
-    return versioned(answer, row["version"])
+expected = expectation(request, body.version)
+expected.check(row["version"] if row else 0)     # in the transaction that changes it, with the row locked
+return versioned(answer, row["version"])
 """
 
 import re

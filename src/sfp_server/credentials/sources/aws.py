@@ -1,6 +1,7 @@
-"""AWS Secrets Manager, through botocore (`pip install sfp-server[aws]`): requests are signed by code that others keep."""
+"""AWS Secrets Manager, through botocore (`pip install sfp-server[aws]`): others keep the code that signs requests."""
 
 import asyncio
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +54,9 @@ class SecretsManager:
             raise SourceError("the vault's own keys cannot be referred to")
         value = await self._value(path)
         try:
-            document = msgspec.json.decode(value)
+            return Fetched(values=texts(msgspec.json.decode(value, type=dict[str, Any])))
         except msgspec.MsgspecError:
-            document = None
-        return Fetched(values=texts(document) if isinstance(document, dict) else {"value": value})
+            return Fetched(values={"value": value})
 
     async def revoke(self, lease_id: str) -> None:
         """Nothing here has a lease."""
@@ -71,28 +71,27 @@ class SecretsManager:
     async def _call(self, work: Callable[[Any], Any]) -> Any:
         """In a thread: botocore waits. Raises SourceError, _Absent."""
         try:
-            from botocore.exceptions import BotoCoreError, ClientError
+            errors = _botocore("exceptions")
         except ImportError as error:
             raise SourceError(f"{_WHO} needs botocore: pip install 'sfp-server[aws]'") from error
         try:
             return await asyncio.wait_for(asyncio.to_thread(lambda: work(self._open())), SECONDS * 2)
-        except ClientError as error:
+        except errors.ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code == "ResourceNotFoundException":
                 raise _Absent(f"{_WHO} has nothing at this name") from error
             raise SourceError(f"{_WHO} refused: {code}") from error
-        except (BotoCoreError, TimeoutError) as error:
+        except (errors.BotoCoreError, TimeoutError) as error:
             raise SourceError(f"{_WHO} cannot be reached: {type(error).__name__}") from error
 
     def _open(self) -> Any:
         if self._client is None:
-            from botocore.config import Config
-            from botocore.session import Session
-
-            session: Any = Session()
+            session = _botocore("session").Session()
             if self._access.credentials is not None:
                 session.set_config_variable("credentials_file", str(self._access.credentials))
-            limits = Config(connect_timeout=SECONDS / 2, read_timeout=SECONDS, retries={"total_max_attempts": 2})
+            limits = _botocore("config").Config(
+                connect_timeout=SECONDS / 2, read_timeout=SECONDS, retries={"total_max_attempts": 2}
+            )
             self._client = session.create_client(
                 "secretsmanager",
                 region_name=self._access.region,
@@ -101,6 +100,11 @@ class SecretsManager:
                 config=limits,
             )
         return self._client
+
+
+def _botocore(module: str) -> Any:
+    """Not there unless the extra is installed, and without types. Raises ImportError."""
+    return importlib.import_module(f"botocore.{module}")
 
 
 class _Absent(SourceError):

@@ -1,4 +1,4 @@
-"""What a source can be asked. No network call of one takes longer than `SECONDS`, no answer is larger than `MAX_BYTES`."""
+"""What a source can be asked. No call of one takes longer than `SECONDS`, no answer is larger than `MAX_BYTES`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -68,9 +68,7 @@ class Infisical:
         body = None if value is None else {**where, "secretValue": value}
         if value is None:
             url += f"?{urlencode(where)}"
-        return await ask(
-            self._outgoing, _WHO, method, url, headers={"Authorization": f"Bearer {token}"}, json=body
-        )
+        return await ask(self._outgoing, _WHO, method, url, headers={"Authorization": f"Bearer {token}"}, json=body)
 
     async def _identity(self) -> str:
         async with self._signing_in:
