@@ -32,7 +32,7 @@ run: $(STAMP)
 	@$(BIN)/sfp-server start -t dev
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not container and not faults" $(ARGS)
+	$(BIN)/python -m pytest -m "not container and not faults" -n 2 --dist loadgroup $(ARGS)
 
 test-container: $(STAMP)
 	@sh scripts/podman.sh

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import asyncpg
+import hypothesis
 import pytest
 
 import faults
@@ -23,6 +24,20 @@ from sfp_server.db.database import Database, run_script
 from sfp_server.db.migrate import SERVICE_ROLES, migrate
 
 ROLE_PASSWORD = "role-password"
+
+# How long an example takes is measured in benchmarks/, not asserted.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
+# A shell starts what it puts in the background with SIGINT ignored, and so would be the programs that we interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two lanes of a parallel run (`-n 2 --dist loadgroup`): whole instances one after the other, beside all the rest."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("instances" if item.path.parent.name == "acceptance" else "rest"))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,12 @@ and mark (`db: NamedDependency[Database]`):
     cache: Valkey                   bytes in, bytes out; may be away at any time
     authenticator: Authenticator    for tokens that do not come in a header
     sessions, signer, answer_seal   identity
+    outgoing: Outgoing              the server's own calls to the outside
+    issuers, trusted                tokens of other issuers, and of the one that the configuration trusts
     health, api_document            this page's neighbours
     kinds, store, live              task types, artifacts, live events
     public_keys, asking             the vault's public keys, the broker's desk
+    auditor, audit_keys             who seals the audit trail, and the public keys of what it signs
     ends                            wakes who waits for the end of a task
 """
 
@@ -25,8 +28,11 @@ from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 from valkey.asyncio import Valkey
 
+from sfp_proof.keys import KeyRing
 from sfp_server import health
 from sfp_server.actor import Actor
+from sfp_server.audit import routes as audit
+from sfp_server.audit.asking import Auditor
 from sfp_server.credentials import integration_routes as integrations
 from sfp_server.credentials import routes as credentials
 from sfp_server.credentials.asking import Asking
@@ -36,11 +42,17 @@ from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
 from sfp_server.identity import routes as identity
+from sfp_server.identity import team_routes as teams
+from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
+from sfp_server.identity.passwords import Passwords
 from sfp_server.identity.seal import AnswerSeal
 from sfp_server.identity.sessions import Sessions
+from sfp_server.identity.trusted import Trusted
 from sfp_server.kinds import KINDS
+from sfp_server.outgoing import Outgoing
 from sfp_server.settings import Settings
 from sfp_server.tasks import artifact_routes as artifacts
 from sfp_server.tasks import dispatcher_routes as dispatchers
@@ -59,18 +71,21 @@ from sfp_server.web.wire import ApiRequest
 #: everything below /sfp/api
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
+    *users.ROUTES,
+    *teams.ROUTES,
     *tasks.ROUTES,
     *artifacts.ROUTES,
     *dispatchers.ROUTES,
     *credentials.ROUTES,
     *integrations.ROUTES,
+    *audit.ROUTES,
     *events.ROUTES,
 ]
 
 
 def create_app(settings: Settings) -> Litestar:
     """The whole API as an ASGI application. Connects to nothing before it is started. Raises SettingsError."""
-    db = Database(settings.role_url("sfp_api"), application="sfp api", size=10)
+    db = Database(settings.role_url("sfp_api"), application="sfp api", size=10, audit_key=settings.audit_key())
     cache = Valkey.from_url(settings.cache_connection_url(), socket_timeout=5, socket_connect_timeout=2)  # pyright: ignore[reportUnknownMemberType] (untyped library)
     signing_key = settings.secret("jwt-signing.pem")
     signer = Signer(
@@ -79,23 +94,33 @@ def create_app(settings: Settings) -> Litestar:
         life=settings.access_token_minutes * 60,
         buffer=settings.expiry_buffer_seconds,
     )
-    authenticator = Authenticator(db, signer)
+    outgoing = Outgoing.of(settings)
+    issuers = Issuers(outgoing)
+    trusted = Trusted(settings, issuers)
+    authenticator = Authenticator(db, signer, trusted)
     limiter = RateLimiter(cache)
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
+    passwords = Passwords()
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
         "cache": cache,
         "authenticator": authenticator,
         "signer": signer,
-        "sessions": Sessions(db, signer, refresh_days=settings.refresh_token_days),
+        "outgoing": outgoing,
+        "issuers": issuers,
+        "trusted": trusted,
+        "passwords": passwords,
+        "sessions": Sessions(db, signer, refresh_days=settings.refresh_token_days, passwords=passwords),
         "answer_seal": AnswerSeal(signing_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,
         "store": ArtifactStore(settings.directory / "artifacts"),
         "public_keys": _public_keys(settings),
         "asking": Asking(settings.broker_desk, settings.secret("broker-key")),
+        "auditor": Auditor(settings.auditor_socket),
+        "audit_keys": KeyRing.read(settings.secret("audit-public.pem")),
         "live": live,
         "ends": ends,
     }
@@ -114,7 +139,7 @@ def create_app(settings: Settings) -> Litestar:
         exception_handlers=dict(problems.HANDLERS),
         request_class=ApiRequest,
         request_max_body_size=MAX_BODY,
-        lifespan=[_running(db, cache, [limiter.run, authenticator.watch, live.run, ends.run])],
+        lifespan=[_running(db, cache, outgoing, [limiter.run, authenticator.watch, live.run, ends.run])],
         openapi_config=None,
         logging_config=None,
     )
@@ -142,7 +167,7 @@ def _actor(request: Request[Any, Any, Any]) -> Actor:
 
 
 def _running(
-    db: Database, cache: Valkey, loops: list[Callable[[], Coroutine[Any, Any, None]]]
+    db: Database, cache: Valkey, outgoing: Outgoing, loops: list[Callable[[], Coroutine[Any, Any, None]]]
 ) -> Callable[[Litestar], Any]:
     """The application's own loops, from its start to its end; then connections are closed."""
 
@@ -153,6 +178,7 @@ def _running(
             yield
         finally:
             await _end(running)
+            await outgoing.close()
             await cache.aclose()
             await db.close()
 

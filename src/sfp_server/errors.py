@@ -2,8 +2,8 @@
 
     SfpError
     ├── Malformed 400          the request itself is wrong; may carry per-field `errors`; └── BadChannel
-    ├── Unauthenticated 401    ├── TokenExpired  ├── TokenRevoked  └── TokenInvalid
-    ├── Forbidden 403          the actor is known and may not
+    ├── Unauthenticated 401    ├── TokenExpired  ├── TokenRevoked  ├── TokenInvalid  └── CodeInvalid
+    ├── Forbidden 403          the actor is known and may not; ├── SignInRefused  └── PasswordLoginOff
     ├── NotFound 404           also: it belongs to another team
     ├── MethodNotAllowed 405
     ├── BodyTimeout 408        the body came too slowly
@@ -15,6 +15,7 @@
     ├── Unprocessable 422      valid, but impossible; ├── IdempotencyMismatch  ├── UnknownSecret
     │                          ├── UnknownIntegration  └── CredentialRefused
     ├── TooManyRequests 429    carries `retry_after` seconds; └── QuotaExceeded
+    ├── ProviderFailed 502     an identity provider is away, or answers what it must not
     └── Unavailable 503        carries `retry_after` seconds; try again
 
 Anything else that is raised is a bug: a bare 500, its traceback goes to the log only.
@@ -76,10 +77,40 @@ class TokenInvalid(Unauthenticated):
     code = "token_invalid"
 
 
+class CodeInvalid(Unauthenticated):
+    """An authorization code is unknown, used, expired, or somebody else's."""
+
+    code = "code_invalid"
+
+
 class Forbidden(SfpError):
     code = "forbidden"
     status = 403
     title = "Not allowed"
+
+
+class SignInRefused(Forbidden):
+    """A sign-in through a provider ends here; `reason` is one word for the audit trail."""
+
+    code = "sign_in_refused"
+    title = "Sign-in refused"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        reason: str = "refused",
+        errors: tuple[FieldError, ...] = (),
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(detail, errors=errors, retry_after=retry_after)
+        self.reason = reason
+
+
+class PasswordLoginOff(Forbidden):
+    """No passwords are taken here (`auth.passwordLogin`)."""
+
+    code = "password_login_off"
 
 
 class NotFound(SfpError):
@@ -143,6 +174,18 @@ class PreconditionFailed(VersionConflict):
     title = "Precondition failed"
 
 
+class LastOwner(Conflict):
+    """The last owner of a team can neither leave nor be demoted."""
+
+    code = "last_owner"
+
+
+class TeamNotEmpty(Conflict):
+    """Only a team without anything and anybody else is deleted."""
+
+    code = "team_not_empty"
+
+
 class TooLarge(SfpError):
     code = "too_large"
     status = 413
@@ -202,6 +245,14 @@ class QuotaExceeded(TooManyRequests):
 
     code = "quota_exceeded"
     title = "Quota exceeded"
+
+
+class ProviderFailed(SfpError):
+    """An identity provider is away, or answers what it must not."""
+
+    code = "provider_failed"
+    status = 502
+    title = "The identity provider failed"
 
 
 class Unavailable(SfpError):

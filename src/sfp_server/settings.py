@@ -47,6 +47,12 @@ class Settings:
     auto_api_port: bool = _setting(
         False, "autoApiPort", "SFP_AUTO_API_PORT", "true: `init` chose apiPort (and not port); `start` may change it"
     )
+    public_url: str | None = _setting(
+        None,
+        "publicUrl",
+        "SFP_PUBLIC_URL",
+        "origin that clients use, as https://sfp.example; unless set, https:// with domain and port",
+    )
     caddy: bool = _setting(True, "caddy", "SFP_CADDY", "false: no edge of our own (behind another proxy)")
     api_processes: int = _setting(1, "apiProcesses", "SFP_API_PROCESSES", "API processes behind the edge")
 
@@ -88,6 +94,46 @@ class Settings:
     )
     refresh_token_days: int = _setting(
         30, "auth.refreshTokenDays", "SFP_AUTH_REFRESH_TOKEN_DAYS", "life of an unused refresh token, days"
+    )
+
+    password_login: Literal["auto", "everyone", "owners", "off"] = _setting(
+        "auto",
+        "auth.passwordLogin",
+        "SFP_AUTH_PASSWORD_LOGIN",
+        "who may sign in with a password; auto: owners only once an identity provider is enabled, everyone before",
+    )
+    redirect_allow: str = _setting(
+        "",
+        "auth.redirectAllow",
+        "SFP_AUTH_REDIRECT_ALLOW",
+        "comma list of URLs, compared whole, that sign-ins may come back to beside loopback and this server's pages",
+    )
+    auth_issuer: str | None = _setting(
+        None,
+        "auth.issuer",
+        "SFP_AUTH_ISSUER",
+        "`iss` of user tokens of another service that open the API, as https://PROJECT.supabase.co/auth/v1",
+    )
+    auth_audience: str = _setting(
+        "authenticated", "auth.audience", "SFP_AUTH_AUDIENCE", "`aud` that such tokens must have"
+    )
+    supabase_jwt_secret: Literal["supabase-jwt-secret"] | None = _setting(
+        None,
+        "auth.supabaseJwtSecret",
+        "SFP_AUTH_SUPABASE_JWT_SECRET_FILE",
+        "such tokens are HS256: the file in secrets/ with their secret (`init --config-file` puts it there)",
+    )
+    auth_jwks_url: str | None = _setting(
+        None, "auth.jwksUrl", "SFP_AUTH_JWKS_URL", "such tokens are signed with one of the keys at this URL"
+    )
+    auth_jwks_algorithm: Literal["ES256", "RS256"] = _setting(
+        "ES256", "auth.jwksAlgorithm", "SFP_AUTH_JWKS_ALGORITHM", "the algorithm of auth.jwksUrl; no token chooses it"
+    )
+    auth_trust_email: bool = _setting(
+        False,
+        "auth.trustEmail",
+        "SFP_AUTH_TRUST_EMAIL",
+        "true: auth.issuer confirms e-mail addresses, so a user whose id is another one is found by address",
     )
 
     actor_rate_limit: int = _setting(
@@ -269,6 +315,21 @@ class Settings:
     logs_retention_days: int = _setting(
         30, "logs.retentionDays", "SFP_LOGS_RETENTION_DAYS", "task logs and service logs, days"
     )
+    audit_checkpoint_dir: str | None = _setting(
+        None,
+        "audit.checkpointDir",
+        "SFP_AUDIT_CHECKPOINT_DIR",
+        "where signed checkpoints of the audit trail are appended, a file a month; unless set, the instance's audit/",
+    )
+    audit_checkpoint_seconds: int = _setting(
+        15,
+        "audit.checkpointSeconds",
+        "SFP_AUDIT_CHECKPOINT_SECONDS",
+        "at least so long between two checkpoints, seconds; none while nothing happens",
+    )
+    audit_checkpoint_months: int = _setting(
+        0, "audit.checkpointMonths", "SFP_AUDIT_CHECKPOINT_MONTHS", "files of so many months are kept; 0: all"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "logs.level", "SFP_LOG_LEVEL", "of the services' own logs"
     )
@@ -278,6 +339,7 @@ class Settings:
         self.images()
         self.toolchains()
         self.listen_address()
+        self._check_public_url()
         self.allowed_origins()
         if self.dispatcher_slots is not None and not 0 <= self.dispatcher_slots <= 1000:
             raise SettingsError("dispatcher.slots must be between 0 and 1000")
@@ -290,6 +352,12 @@ class Settings:
                 raise SettingsError(f"{name} must be between 1 and 65535")
         if self.access_token_minutes * 60 <= self.expiry_buffer_seconds:
             raise SettingsError("auth.accessTokenMinutes must be longer than auth.expiryBufferSeconds")
+        if self.audit_checkpoint_dir is not None and not self.audit_checkpoint_dir.startswith("/"):
+            raise SettingsError("audit.checkpointDir must be an absolute path")
+        if (self.auth_issuer is None) != (self.supabase_jwt_secret is None and self.auth_jwks_url is None):
+            raise SettingsError("auth.issuer needs auth.supabaseJwtSecret or auth.jwksUrl, and they need it")
+        if self.supabase_jwt_secret is not None and self.auth_jwks_url is not None:
+            raise SettingsError("auth.supabaseJwtSecret and auth.jwksUrl exclude each other")
         if self.lease_seconds < 3:
             raise SettingsError("tasks.leaseSeconds must be at least 3")
 
@@ -344,6 +412,15 @@ class Settings:
             raise SettingsError("dispatchers.listen must look like 0.0.0.0:9443")
         return host.strip("[]"), int(port)
 
+    def _check_public_url(self) -> None:
+        if self.public_url is None:
+            return
+        parts = urlsplit(self.public_url)
+        plain = parts.scheme == "http" and parts.hostname in {"localhost", "127.0.0.1", "::1"}
+        extra = parts.path.rstrip("/") or parts.query or parts.fragment or parts.username
+        if not (parts.scheme == "https" or plain) or not parts.hostname or extra:
+            raise SettingsError("publicUrl must look like https://sfp.example, without a path")
+
     def allowed_origins(self) -> tuple[str, ...]:
         """Origins of pages that may call the API. Raises SettingsError for what is no exact origin."""
         found = tuple(_listed(self.cors_allow_origins))
@@ -374,6 +451,19 @@ class Settings:
             raise SettingsError(f"the secret file {name} cannot be read: {error.strerror}") from error
 
     @property
+    def origin(self) -> str:
+        """Scheme, host and port that clients use."""
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        if not self.caddy:
+            return f"http://127.0.0.1:{self.api_port}"
+        return f"https://{self.domain}" + ("" if self.port == 443 else f":{self.port}")
+
+    def redirects(self) -> frozenset[str]:
+        """URLs that sign-ins may come back to, beside loopback and our own pages."""
+        return frozenset(_listed(self.redirect_allow))
+
+    @property
     def run_directory(self) -> Path:
         """Where sockets and pid files are. Socket paths are short enough for the kernel (`init` sees to it)."""
         return (self.directory / "run").resolve()
@@ -396,6 +486,19 @@ class Settings:
     def remote_broker_socket(self) -> Path:
         """Where the courier hands workers of other machines through."""
         return self.run_directory / "broker-tls.sock"
+
+    @property
+    def auditor_socket(self) -> Path:
+        return self.run_directory / "auditor.sock"
+
+    @property
+    def checkpoint_directory(self) -> Path:
+        """Where the auditor writes how far the audit trail has come."""
+        return Path(self.audit_checkpoint_dir) if self.audit_checkpoint_dir else self.directory / "audit"
+
+    def audit_key(self) -> bytes:
+        """With which our processes vouch for the audit entries that they write. Raises SettingsError."""
+        return self.secret("audit-key").encode()
 
     def secret_file(self, name: str) -> Path:
         """The file of a secret, for what reads files itself."""

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+
 from sfp_server.actor import Actor, Role
 from sfp_server.credentials.public import PublicKeys
 from sfp_server.db.database import Database

@@ -20,6 +20,7 @@ MEANT_TO_BE_PUBLIC = {
     ("POST", "/sfp/api/auth/admin/login"),
     ("POST", "/sfp/api/auth/token"),
     ("GET", "/sfp/api/auth/.well-known/jwks.json"),
+    ("GET", "/sfp/api/audit/.well-known/jwks.json"),
     ("WEBSOCKET", "/sfp/api/realtime"),  # asks for the token in its first message
 }
 
@@ -83,7 +84,13 @@ async def test_without_scopes_every_route_answers_403_before_it_reads_the_reques
 
 @pytest.mark.parametrize("role", [Role.MEMBER, Role.APPLICATION])
 def test_only_owners_manage_what_gives_power(role):
-    powers = {Scope.APPLICATION_TOKENS_MANAGE, Scope.SECRETS_MANAGE, Scope.QUEUES_WRITE, Scope.DISPATCHERS_READ}
+    powers = {
+        Scope.APPLICATION_TOKENS_MANAGE,
+        Scope.SECRETS_MANAGE,
+        Scope.QUEUES_WRITE,
+        Scope.DISPATCHERS_READ,
+        Scope.AUDIT_READ,
+    }
     assert powers <= SCOPES[Role.OWNER]
     assert not powers & SCOPES[role]
 
@@ -109,7 +116,11 @@ async def test_every_operation_is_documented_with_its_scope(api):
         plain = path.replace(":uuid}", "}").replace(":path}", "}").replace(":str}", "}")
         operation = document["paths"][plain][method.lower()]
         assert operation.get("x-sfp-scope", PUBLIC) == scope
-        assert operation["responses"]["default"] == {"$ref": "#/components/responses/Problem"}
+        expected = {"400", "421", "429", "503"} | ({"401", "403", "404"} if scope != PUBLIC else set())
+        assert expected <= set(operation["responses"])
+        assert "default" not in operation["responses"]  # what is not listed is not answered
+        problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+        assert operation["responses"]["429"]["content"] == {"application/problem+json": problem}
         assert operation["summary"] or operation["description"]
     assert "101" in document["paths"][f"{API}/realtime"]["get"]["responses"]
     assert "http://" not in page.text

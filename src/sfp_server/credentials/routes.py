@@ -239,16 +239,16 @@ async def list_leases(
     return await _leases(db, actor, None, limit, cursor)
 
 
-@get("/tasks/{operation_id:uuid}/leases", opt={"scope": "leases:read"})
+@get("/tasks/{task_id:uuid}/leases", opt={"scope": "leases:read"})
 async def task_leases(
-    operation_id: FromPath[UUID],
+    task_id: FromPath[UUID],
     actor: NamedDependency[Actor],
     db: NamedDependency[Database],
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[LeaseAnswer]:
     """Which credentials the attempts of a task drew, newest first."""
-    return await _leases(db, actor, operation_id, limit, cursor)
+    return await _leases(db, actor, task_id, limit, cursor)
 
 
 async def _leases(db: Database, actor: Actor, task: UUID | None, limit: int, cursor: str | None) -> Page[LeaseAnswer]:

@@ -65,7 +65,7 @@ async def list_events(
     return found
 
 
-@get("/tasks/{task_id:uuid}/events", opt={"scope": SCOPE})
+@get("/tasks/{task_id:uuid}/events", opt={"scope": SCOPE, "answers": {200: "text/event-stream", 204: ""}})
 async def task_events(
     request: _Request,
     db: NamedDependency[Database],

@@ -32,7 +32,7 @@ async def create(tx: Tx, actor: Actor, *, name: str, days: int, scopes: list[str
     allowed = granted(scopes)
     token_id: UUID = await tx.value("SELECT uuid7()")
     text = new_application_token(token_id)
-    row = await tx.one(SQL["create_token"], token_id, name, hash_of(text), allowed, actor.id, days)
+    row = await tx.one(SQL["create_token"], token_id, name, hash_of(text), allowed, actor.id, actor.name, days)
     assert row is not None  # INSERT … RETURNING
     detail: dict[str, Any] = {"name": name, "scopes": allowed, "days": days}
     await audit.record(tx, actor.label, "application_token.created", f"application_token:{token_id}", detail)

@@ -7,7 +7,9 @@ triggers) that something about identity has changed; without that connection the
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 
@@ -15,9 +17,12 @@ from sfp_server.actor import Actor, Role
 from sfp_server.db.database import Database, Row
 from sfp_server.db.queries import load
 from sfp_server.errors import NotFound, TokenExpired, TokenInvalid, TokenRevoked, Unavailable
-from sfp_server.identity.jwt import MAX_SIZE, Claims, Signer
+from sfp_server.identity import compact
+from sfp_server.identity.attempts import normal_email
+from sfp_server.identity.jwt import Claims, Signer
 from sfp_server.identity.model import NO_TEAM, SCOPES
 from sfp_server.identity.tokens import hash_of, is_application_token
+from sfp_server.identity.trusted import ExternalClaims, Trusted
 
 SQL = load(__package__ or "", "identity.sql")
 
@@ -40,9 +45,10 @@ class _Known:
 class Authenticator:
     """Finds the actor of a token. One per process; `watch` keeps its memory honest."""
 
-    def __init__(self, db: Database, signer: Signer) -> None:
+    def __init__(self, db: Database, signer: Signer, trusted: Trusted) -> None:
         self._db = db
         self._signer = signer
+        self._trusted = trusted
         self._known: dict[tuple[bytes, str | None], _Known] = {}
         self._generation = 0
 
@@ -52,8 +58,8 @@ class Authenticator:
         Raises TokenInvalid, TokenExpired, TokenRevoked, NotFound (a team that is not the actor's), Unavailable.
         """
         del address  # the edge and the guard count requests per address; guessing 256 bits needs no other limit
-        if len(token) > MAX_SIZE:
-            raise TokenInvalid("the token is not valid")
+        if len(token) > compact.MAX_SIZE:
+            raise compact.invalid()
         key = (hash_of(token), team)
         known = self._known.get(key)
         if known is not None and time.monotonic() < known.until:
@@ -87,9 +93,12 @@ class Authenticator:
         """The actor, and how many seconds the token still lives."""
         if token.startswith("sfp_at_"):
             if not is_application_token(token):
-                raise TokenInvalid("the token is not valid")
+                raise compact.invalid()
             return await self._application(digest, team)
         now = time.time()
+        if self._trusted.is_issuer(token):
+            external = await self._trusted.verify_external(token)
+            return await self._external(external, team), external.dead_at - now
         claims = self._signer.verify(token, now=int(now))
         return await self._user(claims, team), claims.dead_at - now
 
@@ -97,7 +106,7 @@ class Authenticator:
         async with self._db.identifying(presented_hash=digest) as tx:
             row = await tx.one(SQL["presented_token"], digest)
             if row is None:
-                raise TokenInvalid("the token is not valid")
+                raise compact.invalid()
             if row["revoked"]:
                 raise TokenRevoked("the token has been revoked")
             if row["expired"]:
@@ -116,10 +125,29 @@ class Authenticator:
             if session["stale"]:
                 await tx.execute(SQL["touch_session"], claims.session_id)
             memberships = await tx.all(SQL["memberships"], claims.user_id)
-        chosen = next((row for row in memberships if team is None or row["slug"] == team), None)
-        if chosen is None and team is not None:
-            raise NotFound("there is no such team")
-        return _user_actor(claims, session["email"], chosen)
+        return _user_actor(claims.user_id, session["email"], memberships, team, session_id=claims.session_id)
+
+    async def _external(self, claims: ExternalClaims, team: str | None) -> Actor:
+        """The user of a token of the trusted service. Raises TokenInvalid (there is no such user here), NotFound."""
+        user = await self._by_id(claims) or await self._by_email(claims)
+        if user is None:
+            raise TokenInvalid("the token's user is not known here")
+        async with self._db.identifying(user_id=user["id"]) as tx:
+            memberships = await tx.all(SQL["memberships"], user["id"])
+        return _user_actor(user["id"], user["email"], memberships, team)
+
+    async def _by_id(self, claims: ExternalClaims) -> Row | None:
+        if claims.user_id is None:
+            return None
+        async with self._db.identifying(user_id=claims.user_id) as tx:
+            return await tx.one(SQL["live_user"], claims.user_id)
+
+    async def _by_email(self, claims: ExternalClaims) -> Row | None:
+        if not claims.email_is_verified:
+            return None
+        async with self._db.identifying() as tx:
+            found = await tx.one(SQL["user_by_email"], normal_email(claims.email))
+        return None if found is None or found["disabled"] else found
 
 
 def _application_actor(row: Row) -> Actor:
@@ -134,14 +162,27 @@ def _application_actor(row: Row) -> Actor:
     )
 
 
-def _user_actor(claims: Claims, email: str, membership: Row | None) -> Actor:
+def _chosen(memberships: Sequence[Row], team: str | None) -> Row | None:
+    """The membership in `team`, or the first. Raises NotFound."""
+    chosen = next((row for row in memberships if team is None or row["slug"] == team), None)
+    if chosen is None and team is not None:
+        raise NotFound("there is no such team")
+    return chosen
+
+
+def _user_actor(
+    user_id: UUID, email: str, memberships: Sequence[Row], team: str | None, *, session_id: UUID | None = None
+) -> Actor:
+    """Raises NotFound: the team is not the user's."""
+    membership = _chosen(memberships, team)
     role = Role(membership["role"]) if membership else Role.MEMBER
     return Actor(
-        id=claims.user_id,
+        id=user_id,
         role=role,
         team_id=membership["team_id"] if membership else None,
         team_slug=membership["slug"] if membership else "",
         name=email,
         scopes=SCOPES[role] if membership else NO_TEAM,
-        session_id=claims.session_id,
+        session_id=session_id,
+        anywhere=NO_TEAM.union(*(SCOPES[Role(row["role"])] for row in memberships)),
     )

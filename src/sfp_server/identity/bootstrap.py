@@ -1,41 +1,49 @@
 """The first owner, and the way back in for one who forgot the password: a command on the machine itself."""
 
-import re
 from uuid import UUID
 
 from sfp_server.audit import service as audit
 from sfp_server.db.database import Database, Tx, Violation
 from sfp_server.db.queries import load
-from sfp_server.errors import Conflict, Malformed
-from sfp_server.identity.attempts import Kind, forget, guess, normal_email
-from sfp_server.identity.passwords import hash_now
+from sfp_server.errors import Conflict
+from sfp_server.identity.attempts import Kind, forget, guess
+from sfp_server.identity.passwords import check_policy, hash_now
+from sfp_server.identity.users import email_address
 
 SQL = load(__package__ or "", "identity.sql")
 
-_EMAIL = re.compile(r"[^\s@\x00-\x1f]{1,200}@[^\s@\x00-\x1f]{1,200}")
 _COMMAND = "command:create-owner"
 
 
-async def create_owner(url: str, email: str, password: str, *, team_slug: str = "default", team_name: str = "") -> UUID:
+async def create_owner(
+    url: str,
+    email: str,
+    password: str,
+    *,
+    team_slug: str = "default",
+    team_name: str = "",
+    audit_key: bytes | None = None,
+) -> UUID:
     """Make `email` an owner of the team (made when missing) with this password, and answer the user's id.
 
     Args:
         url: of the role `sfp_api`.
+        audit_key: vouches for the audit entries.
 
     A user who exists gets the password, is enabled, and is signed out everywhere. Raises Malformed, Conflict (the
     team exists and belongs to others), Unavailable.
     """
-    email = normal_email(email)
-    if _EMAIL.fullmatch(email) is None:
-        raise Malformed("that is no e-mail address")
-    if not 8 <= len(password) <= 1024:
-        raise Malformed("a password has 8 to 1024 characters")
+    email = email_address(email)
+    check_policy(password, email)
     password_hash = hash_now(password)
-    async with Database(url, application="sfp create-owner", size=1) as db:
+    async with Database(url, application="sfp create-owner", size=1, audit_key=audit_key) as db:
         async with db.identifying() as tx:
             user_id = await _user(tx, email, password_hash)
         async with db.identifying(user_id=user_id) as tx:
-            await _own(tx, user_id, team_slug, team_name or team_slug)
+            memberships = await tx.all(SQL["memberships"], user_id)
+        existing = next((row["team_id"] for row in memberships if row["slug"] == team_slug), None)
+        async with db.serving(existing) as tx:
+            await _own(tx, user_id, existing, team_slug, team_name or team_slug)
     return user_id
 
 
@@ -54,9 +62,8 @@ async def _user(tx: Tx, email: str, password_hash: str) -> UUID:
     return found["id"]
 
 
-async def _own(tx: Tx, user_id: UUID, slug: str, name: str) -> None:
-    memberships = await tx.all(SQL["memberships"], user_id)
-    existing: UUID | None = next((row["team_id"] for row in memberships if row["slug"] == slug), None)
+async def _own(tx: Tx, user_id: UUID, existing: UUID | None, slug: str, name: str) -> None:
+    """Make the user an owner of team `existing`, or of a new one: as the instance, as no user could (the trigger)."""
     team_id: UUID = existing or await tx.value("SELECT uuid7()")
     await tx.serve(team_id)
     if existing is None:

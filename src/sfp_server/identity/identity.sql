@@ -46,6 +46,13 @@ SELECT id, email, password_hash, disabled_at IS NOT NULL AS disabled
   FROM users
  WHERE email = $1;
 
+-- name: live_user
+-- A user who may come in. No row: unknown, or disabled.
+SELECT id, email
+  FROM users
+ WHERE id = $1
+   AND disabled_at IS NULL;
+
 -- name: user_by_id
 SELECT id, email, first_name, last_name, created_at
   FROM users
@@ -165,16 +172,15 @@ UPDATE login_attempts
  WHERE subject = ANY ($1::text[]);
 
 -- name: create_token
-INSERT INTO application_tokens (id, team_id, name, token_hash, scopes, created_by, expires_at)
-VALUES ($1, current_team(), $2, $3, $4, $5, now() + make_interval(days => $6))
+INSERT INTO application_tokens (id, team_id, name, token_hash, scopes, created_by, created_by_name, expires_at)
+VALUES ($1, current_team(), $2, $3, $4, $5, $6, now() + make_interval(days => $7))
 RETURNING created_at, expires_at;
 
 -- name: list_tokens
-SELECT a.id, a.name, t.slug AS team, a.scopes, a.created_at, u.email AS created_by,
+SELECT a.id, a.name, t.slug AS team, a.scopes, a.created_at, a.created_by_name AS created_by,
        a.expires_at, a.revoked_at, a.last_used_at
   FROM application_tokens a
   JOIN teams t ON t.id = a.team_id
-  JOIN users u ON u.id = a.created_by
  WHERE a.team_id = current_team()
    AND ($1::uuid IS NULL OR a.id < $1)
  ORDER BY a.id DESC
@@ -182,11 +188,10 @@ SELECT a.id, a.name, t.slug AS team, a.scopes, a.created_at, u.email AS created_
 
 -- name: find_token
 -- No row: unknown, or another team's.
-SELECT a.id, a.name, t.slug AS team, a.scopes, a.created_at, u.email AS created_by,
+SELECT a.id, a.name, t.slug AS team, a.scopes, a.created_at, a.created_by_name AS created_by,
        a.expires_at, a.revoked_at, a.last_used_at
   FROM application_tokens a
   JOIN teams t ON t.id = a.team_id
-  JOIN users u ON u.id = a.created_by
  WHERE a.id = $1
    AND a.team_id = current_team();
 

@@ -24,6 +24,7 @@ class Scope(StrEnum):
     QUEUES_WRITE = "queues:write"
     DISPATCHERS_READ = "dispatchers:read"
     EVENTS_READ = "events:read"
+    AUDIT_READ = "audit:read"
     SECRETS_MANAGE = "secrets:manage"
     LEASES_READ = "leases:read"
     INTEGRATIONS_MANAGE = "integrations:manage"
@@ -32,6 +33,8 @@ class Scope(StrEnum):
     PROJECTS_WRITE = "projects:write"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"
     TEAMS_READ = "teams:read"
+    TEAMS_MANAGE = "teams:manage"
+    USERS_MANAGE = "users:manage"
     USERS_SELF = "users:self"
     HEALTH_READ = "health:read"
 

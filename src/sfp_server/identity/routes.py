@@ -1,4 +1,4 @@
-"""Sign-in, application tokens, the caller's own user and teams."""
+"""Sign-in and application tokens."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from litestar.params import FromPath, JSONBody
 from sfp_server.actor import Actor, Role
 from sfp_server.db.database import Database
 from sfp_server.db.queries import load
-from sfp_server.errors import Forbidden
+from sfp_server.errors import Forbidden, Unauthenticated
 from sfp_server.identity import application_tokens
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.model import ApplicationToken
@@ -61,7 +61,7 @@ class Done(Wire):
     success: bool
 
 
-@post("/auth/admin/login", opt={"scope": PUBLIC}, status_code=200)
+@post("/auth/admin/login", opt={"scope": PUBLIC, "errors": (Unauthenticated,)}, status_code=200)
 async def login(
     data: JSONBody[SignIn], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
 ) -> Signed:
@@ -70,7 +70,7 @@ async def login(
     return await _signed(db, signed)
 
 
-@post("/auth/token", opt={"scope": PUBLIC}, status_code=200)
+@post("/auth/token", opt={"scope": PUBLIC, "errors": (Unauthenticated,)}, status_code=200)
 async def refresh(
     data: JSONBody[Refresh], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
 ) -> Signed:
@@ -81,9 +81,9 @@ async def refresh(
 
 @post("/auth/logout", opt={"scope": "users:self"}, status_code=200)
 async def logout(actor: NamedDependency[Actor], sessions: NamedDependency[Sessions]) -> Done:
-    """End the session of the token that calls this."""
-    assert actor.session_id is not None  # only users have the scope
-    await sessions.sign_out(actor.id, actor.session_id)
+    """End the session of the token that calls this; a session of another service is not ours to end."""
+    if actor.session_id is not None:
+        await sessions.sign_out(actor.id, actor.session_id)
     return Done(success=True)
 
 
@@ -178,49 +178,7 @@ async def revoke_token(
     return _row(revoked, datetime.now(UTC))
 
 
-class UserTeam(Wire):
-    slug: str
-    name: str
-    role: str
-
-
-class Me(Wire):
-    id: UUID
-    email: str
-    first_name: str
-    last_name: str
-    role: str
-    teams: list[UserTeam]
-    created_at: datetime
-
-
-@get("/users/me", opt={"scope": "users:self"})
-async def me(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Me:
-    """The user of the token that calls this."""
-    async with db.identifying(user_id=actor.id) as tx:
-        user = await tx.one(SQL["user_by_id"], actor.id)
-        memberships = await tx.all(SQL["memberships"], actor.id)
-    assert user is not None  # the actor's own session names it
-    return Me(
-        id=user["id"],
-        email=user["email"],
-        first_name=user["first_name"],
-        last_name=user["last_name"],
-        role=actor.role,
-        teams=_teams(memberships),
-        created_at=user["created_at"],
-    )
-
-
-@get("/teams", opt={"scope": "teams:read"})
-async def teams(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Page[UserTeam]:
-    """The teams of the user of the token that calls this, in the order in which they were joined."""
-    async with db.identifying(user_id=actor.id) as tx:
-        memberships = await tx.all(SQL["memberships"], actor.id)
-    return Page(items=_teams(memberships))
-
-
-ROUTES = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token, me, teams]
+ROUTES = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token]
 
 
 def _caller(request: ApiRequest) -> Caller:
@@ -259,7 +217,3 @@ def _row(token: ApplicationToken, now: datetime) -> TokenRow:
         last_used_at=token.last_used_at,
         status=token.status(now),
     )
-
-
-def _teams(memberships: Any) -> list[UserTeam]:
-    return [UserTeam(slug=row["slug"], name=row["name"], role=row["role"]) for row in memberships]

@@ -46,11 +46,11 @@ class Caller:
 class Sessions:
     """The use cases; each opens its own transactions, because a refusal must be written down too."""
 
-    def __init__(self, db: Database, signer: Signer, *, refresh_days: int) -> None:
+    def __init__(self, db: Database, signer: Signer, *, refresh_days: int, passwords: Passwords) -> None:
         self._db = db
         self._signer = signer
         self._refresh_days = refresh_days
-        self._passwords = Passwords()
+        self._passwords = passwords
         self._turns = attempts.Turns()
 
     async def sign_in(self, email: str, password: str, caller: Caller) -> SignedIn:
@@ -64,7 +64,8 @@ class Sessions:
                 raise Unauthenticated(_REFUSED)
             async with self._db.identifying(user_id=user["id"]) as tx:
                 await attempts.succeeded(tx, tried)
-                return await self._open(tx, user, caller)
+                session_id = await self.begin(tx, user["id"], caller, via="password")
+                return await self.pair(tx, session_id, user["id"], user["email"])
 
     async def refresh(self, refresh_token: str, caller: Caller) -> SignedIn:
         """Use a refresh token up for a new pair. Raises TokenInvalid, TokenRevoked (re-use), TooManyRequests."""
@@ -73,7 +74,7 @@ class Sessions:
             row = await tx.one(SQL["use_refresh_token"], digest) if is_refresh_token(refresh_token) else None
             if row is not None:
                 await tx.execute(SQL["extend_session"], row["session_id"], self._refresh_days)
-                return await self._pair(tx, row["session_id"], row["user_id"], row["email"])
+                return await self.pair(tx, row["session_id"], row["user_id"], row["email"])
             # Written down and committed, also when it ends in a refusal.
             reused = await tx.one(SQL["revoke_family"], digest)
             waits = await attempts.refuse(tx, attempts.guess(attempts.Kind.REFRESH_TOKEN, address=caller.address))
@@ -106,16 +107,22 @@ class Sessions:
         async with self._db.identifying() as tx:
             await audit.record(tx, "anonymous", "session.refused", subject, {"address": caller.address})
 
-    async def _open(self, tx: Tx, user: Row, caller: Caller) -> SignedIn:
+    async def begin(self, tx: Tx, user_id: UUID, caller: Caller, *, via: str) -> UUID:
+        """Open a session of a user who was recognised; `via` says how, for the audit trail. Answers its id."""
         session_id: UUID = await tx.value(
-            SQL["open_session"], user["id"], self._refresh_days, caller.address, caller.user_agent[:500]
+            SQL["open_session"], user_id, self._refresh_days, caller.address, caller.user_agent[:500]
         )
-        await audit.record(
-            tx, f"user:{user['id']}", "session.opened", f"session:{session_id}", {"address": caller.address}
-        )
-        return await self._pair(tx, session_id, user["id"], user["email"])
+        detail = {"address": caller.address, "via": via}
+        await audit.record(tx, f"user:{user_id}", "session.opened", f"session:{session_id}", detail)
+        return session_id
 
-    async def _pair(self, tx: Tx, session_id: UUID, user_id: UUID, email: str) -> SignedIn:
+    async def revoke_reused(self, tx: Tx, user_id: UUID, session_id: UUID) -> None:
+        """End a session because what opened it was used a second time."""
+        await tx.execute(SQL["revoke_session"], session_id, user_id)
+        await audit.record(tx, f"user:{user_id}", "session.reuse_detected", f"session:{session_id}")
+
+    async def pair(self, tx: Tx, session_id: UUID, user_id: UUID, email: str) -> SignedIn:
+        """Tokens of a session."""
         refresh_token = new_refresh_token()
         await tx.execute(SQL["add_refresh_token"], hash_of(refresh_token), session_id, self._refresh_days)
         return SignedIn(

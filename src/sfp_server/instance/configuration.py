@@ -17,6 +17,8 @@ from sfp_server.settings import Settings, SettingsError, flatten
 
 #: `init` takes these from the environment, once; later they are read from the instance's own directory
 TAKEN_AT_INIT = {"DATABASE_URL": ("database.url", "database-url"), "VALKEY_URL": ("cache.url", "cache-url")}
+#: the shared secret of Supabase Auth: config.json names the file in `secrets/` that holds it
+SUPABASE_KEY, SUPABASE_SECRET = "auth.supabaseJwtSecret", "supabase-jwt-secret"
 QUEUES = ("critical", "normal", "batch")
 
 
@@ -41,6 +43,9 @@ def wanted(flags: Mapping[str, Any], config_file: Path | None, environ: Mapping[
             values[key], whole = _without_password(url), url
             if whole != values[key]:
                 secrets[secret] = whole
+    shared = values.get(SUPABASE_KEY)
+    if isinstance(shared, str) and shared != SUPABASE_SECRET:
+        values[SUPABASE_KEY], secrets[SUPABASE_SECRET] = SUPABASE_SECRET, shared
     return Wanted(values=values, secrets=secrets)
 
 

@@ -60,20 +60,13 @@ def create(
         replaced = _move_into_place(staged, final)
     return Created(
         tenant=tenant,
-        url=public_url(settings),
+        url=settings.origin,
         api_url=f"http://127.0.0.1:{settings.api_port}",
         email=email,
         password=password,
         directory=final.directory,
         replaced=replaced,
     )
-
-
-def public_url(settings: Settings) -> str:
-    """The address that clients use."""
-    if not settings.caddy:
-        return f"http://127.0.0.1:{settings.api_port}"
-    return f"https://{settings.domain}" + ("" if settings.port == 443 else f":{settings.port}")
 
 
 def choose_ports(base: Path, tenant: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +135,7 @@ def _end(_number: int, _frame: object) -> None:
 def _prepare(staged: Place, base: Path, wish: Wanted, environ: Mapping[str, str]) -> Settings:
     """Directories, config.json and secrets. Raises InstanceError for settings that cannot be."""
     values = choose_ports(base, staged.tenant, {"tenant": staged.tenant, **wish.values})
-    for name in ("logs", "tmp", "caddy"):
+    for name in ("logs", "tmp", "caddy", "audit"):
         make_directory(staged.directory / name)
     ensure_run_directory(staged)
     configuration.save(staged, values)

@@ -8,24 +8,47 @@ from sfp_server.instance.place import Place, make_directory, write
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-ROLES = ("postgres", "sfp_migrator", "sfp_api", "sfp_dispatcher", "sfp_broker", "sfp_deliverer", "sfp_courier")
+ROLES = (
+    "postgres",
+    "sfp_migrator",
+    "sfp_api",
+    "sfp_dispatcher",
+    "sfp_broker",
+    "sfp_deliverer",
+    "sfp_courier",
+    "sfp_auditor",
+)
 PASSWORDS = (*(f"db-{role}" for role in ROLES), "valkey")
 #: with the source `environment`: the vault's keys, or where systemd put them
 KEY_VARIABLES = ("SFP_VAULT_KEYS", "CREDENTIALS_DIRECTORY")
 #: what an instance cannot start without
-REQUIRED = (*PASSWORDS, "jwt-signing.pem", "broker-key", "audit-key")
+REQUIRED = (
+    *PASSWORDS,
+    "jwt-signing.pem",
+    "broker-key",
+    "audit-key",
+    "audit-signing.pem",
+    "audit-public.pem",
+    "provider-key",
+)
 
 
 def make_secrets(at: Place, *, with_vault: bool = True) -> None:
     """Write every secret of REQUIRED, fresh; and the vault's keys, unless they are kept elsewhere."""
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     make_directory(at.secrets)
     for name in PASSWORDS:
         write(at.secrets / name, random.token_urlsafe(32))
     write(at.secrets / "audit-key", random.token_hex(32))
+    write(at.secrets / "provider-key", random.token_hex(32))
     write(at.secrets / "jwt-signing.pem", _private_pem(generate_private_key(SECP256R1())))
+    auditor = Ed25519PrivateKey.generate()
+    write(at.secrets / "audit-signing.pem", _private_pem(auditor))
+    write(at.secrets / "audit-public.pem", _public_pem(auditor))
     write(at.secrets / "broker-key", random.token_hex(32))
     if with_vault:
         make_vault(at)
@@ -39,6 +62,19 @@ def make_vault(at: Place) -> None:
     ring = Ring.fresh()
     write(at.vault / "keys", ring.text())
     write(at.secrets / "vault-public", ring.public(ring.current).hex())
+
+
+def replace_audit_key(at: Place) -> None:
+    """A new key for the auditor, which takes it at its next start; the public halves of all keys stay, oldest first.
+
+    The public half first: after a crash in between there is a key too many, which signs nothing.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    auditor = Ed25519PrivateKey.generate()
+    public = at.secrets / "audit-public.pem"
+    write(public, public.read_text() + _public_pem(auditor))
+    write(at.secrets / "audit-signing.pem", _private_pem(auditor))
 
 
 def authority(at: Place) -> str:
@@ -82,7 +118,13 @@ def _has_text(path: Path) -> bool:
         return False
 
 
-def _private_pem(key: "EllipticCurvePrivateKey") -> str:
+def _private_pem(key: "EllipticCurvePrivateKey | Ed25519PrivateKey") -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _public_pem(key: "Ed25519PrivateKey") -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

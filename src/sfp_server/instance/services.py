@@ -111,6 +111,8 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
         return [sys.executable, "-I", "-m", "sfp_server.cli", verb, "--directory", str(at.directory)]
 
     hidden = _others(at, "")
+    if settings.audit_checkpoint_dir:
+        hidden.append(settings.audit_checkpoint_dir)
     courier = Service(
         name="courier",
         argv=process("courier"),
@@ -135,7 +137,17 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             name="api",
             argv=process("serve"),
             env=env,
-            secrets=["db-sfp_api", "valkey", "cache-url", "jwt-signing.pem", "broker-key", "vault-public", "audit-key"],
+            secrets=[
+                "db-sfp_api",
+                "valkey",
+                "cache-url",
+                "jwt-signing.pem",
+                "vault-public",
+                "broker-key",
+                "audit-key",
+                "audit-public.pem",
+                "supabase-jwt-secret",
+            ],
             hidden=hidden,
             processes=settings.api_processes,
             priority=400,
@@ -149,11 +161,19 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             priority=400,
         ),
         Service(
+            name="auditor",
+            argv=process("audit"),
+            env=env,
+            secrets=["db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"],
+            hidden=_others(at, "auditor"),
+            priority=250,  # stops after everybody who writes entries
+        ),
+        Service(
             name="dispatcher",
             argv=process("dispatch"),
             env=env,
             capabilities=None,
-            secrets=["db-sfp_dispatcher", "audit-key"],
+            secrets=["db-sfp_dispatcher"],
             hidden=hidden,
             stop_seconds=DRAIN_SECONDS + 10,
             priority=900,  # stops first: running tasks end while everything they need is still there
@@ -180,6 +200,7 @@ def _others(at: Place, mine: str) -> list[str]:
         "postgres": at.database,
         "broker": at.vault,
         "caddy": at.directory / "caddy",
+        "auditor": at.directory / "audit",
         "": at.supervisor_socket.parent,
     }
     return [str(path) for owner, path in owners.items() if owner != mine or not owner]

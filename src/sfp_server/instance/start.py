@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sfp_server.instance import configuration, edge, keys, ports, postgres, schema, supervisor, templates
-from sfp_server.instance.create import choose_ports, public_url
+from sfp_server.instance.create import choose_ports
 from sfp_server.instance.place import Place, ensure_run_directory, make_directory, write, write_json
 from sfp_server.instance.problem import InstanceError
 from sfp_server.instance.services import services
@@ -203,7 +203,7 @@ def _why(at: Place, settings: Settings, answer: str | None) -> str:
 def _report(at: Place, settings: Settings, began: float, *, already: bool) -> Started:
     return Started(
         tenant=at.tenant,
-        url=public_url(settings),
+        url=settings.origin,
         api_url=f"http://127.0.0.1:{settings.api_port}",
         already=already,
         seconds=round(time.monotonic() - began, 2),

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from sfp_server.instance import configuration, edge, place, postgres, supervisor
-from sfp_server.instance.create import public_url
 from sfp_server.instance.place import Place
 from sfp_server.instance.problem import InstanceError
 from sfp_server.instance.supervisor import Process
@@ -34,7 +33,7 @@ def status(at: Place, environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         "tenant": at.tenant,
         "status": _overall(at, services, processes),
-        "url": public_url(settings),
+        "url": settings.origin,
         "services": services,
         "queues": _queues(dispatcher),
         "dispatchers": dispatcher.get("dispatchers", []),
@@ -50,7 +49,7 @@ def overview(base: Path, environ: Mapping[str, str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for at in place.all_places(base):
         try:
-            url = public_url(configuration.settings(at, environ))
+            url = configuration.settings(at, environ).origin
             state = "running" if supervisor.Supervisor(at).is_alive() else "stopped"
         except InstanceError:
             url, state = "", "unknown"
@@ -71,7 +70,7 @@ def _dispatcher(at: Place) -> dict[str, Any]:
 def _services(
     at: Place, settings: Settings, processes: list[Process], dispatcher: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    names = ["api", "dispatcher", "broker", "deliverer"]
+    names = ["api", "dispatcher", "broker", "deliverer", "auditor"]
     names += ["postgres"] if settings.database_url is None else []
     names += ["cache"] if settings.cache_url is None else []
     names += ["caddy"] if settings.caddy else []

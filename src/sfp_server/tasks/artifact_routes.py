@@ -9,6 +9,7 @@ from litestar.params import FromPath, QueryParameter
 
 from sfp_server.actor import Actor
 from sfp_server.db.database import Database, Row
+from sfp_server.errors import BodyTimeout, RangeNotSatisfiable, TooLarge, UnsupportedMediaType
 from sfp_server.settings import Settings
 from sfp_server.tasks import answers
 from sfp_server.tasks import artifact_service as service
@@ -16,10 +17,17 @@ from sfp_server.tasks.artifacts import ArtifactStore
 from sfp_server.tasks.transfer import Upload, clean_name, send_file
 from sfp_server.web.wire import ApiRequest
 
+_OCTETS = "application/octet-stream"
+#: what a download answers beside the whole file
+_BYTES: dict[str, Any] = {"errors": (RangeNotSatisfiable,), "answers": {206: _OCTETS}}
 _Name = Annotated[str | None, QueryParameter(max_length=255)]
 
 
-@post("/artifacts", opt={"scope": "artifacts:write"}, request_max_body_size=None)
+@post(
+    "/artifacts",
+    opt={"scope": "artifacts:write", "errors": (BodyTimeout, TooLarge, UnsupportedMediaType)},
+    request_max_body_size=None,
+)
 async def upload(
     request: ApiRequest,
     actor: NamedDependency[Actor],
@@ -42,7 +50,7 @@ async def upload(
     return answers.artifact(row)
 
 
-@get("/artifacts/{artifact_id:uuid}", opt={"scope": "artifacts:read"})
+@get("/artifacts/{artifact_id:uuid}", opt={"scope": "artifacts:read", **_BYTES}, media_type=_OCTETS)
 async def download(
     artifact_id: FromPath[UUID],
     request: ApiRequest,
@@ -79,7 +87,7 @@ async def kept(
     return answers.ArtifactsAnswer(items=[answers.artifact(row) for row in rows])
 
 
-@get("/tasks/{task_id:uuid}/artifacts/{path:path}", opt={"scope": "artifacts:read"})
+@get("/tasks/{task_id:uuid}/artifacts/{path:path}", opt={"scope": "artifacts:read", **_BYTES}, media_type=_OCTETS)
 async def kept_file(
     task_id: FromPath[UUID],
     path: FromPath[str],

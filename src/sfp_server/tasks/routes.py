@@ -1,8 +1,8 @@
 """`/tasks`, `/logs`, `/queues`: parse → one use case → render."""
 
 import asyncio
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -12,7 +12,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from sfp_server.actor import Actor
 from sfp_server.db.database import Database
-from sfp_server.errors import FieldError, Malformed, NotFinished, NotFound
+from sfp_server.errors import AlreadyFinal, Conflict, FieldError, Malformed, NotFinished, NotFound, UnknownSecret
 from sfp_server.identity.authenticate import Authenticator
 from sfp_server.settings import Settings
 from sfp_server.tasks import answers, explain, service, wire
@@ -22,6 +22,7 @@ from sfp_server.tasks.model import Queue, Status
 from sfp_server.web.guard import bearer
 from sfp_server.web.idempotency import once
 from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after, page
+from sfp_server.web.times import aware
 from sfp_server.web.wire import ApiRequest
 
 _MAX_LABELS = 16
@@ -40,7 +41,7 @@ _Count = Annotated[int, QueryParameter(ge=1, le=100)]
 _Attempt = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 
 
-@post("/tasks", opt={"scope": "tasks:write"}, status_code=201)
+@post("/tasks", opt={"scope": "tasks:write", "errors": (Conflict, UnknownSecret)}, status_code=201)
 async def submit(
     request: ApiRequest,
     data: JSONBody[wire.SubmitTask],
@@ -48,7 +49,7 @@ async def submit(
     db: NamedDependency[Database],
     settings: NamedDependency[Settings],
     kinds: NamedDependency[Kinds],
-) -> Response[Any]:
+) -> Response[answers.SubmittedTask]:
     """Submit a task. With an Idempotency-Key, twice makes one."""
     submission = service.check(data, kinds, settings)
 
@@ -62,7 +63,12 @@ async def submit(
     return answer.response()
 
 
-@post("/tasks/bulk", opt={"scope": "tasks:write"}, status_code=201, request_max_body_size=_BULK_BYTES)
+@post(
+    "/tasks/bulk",
+    opt={"scope": "tasks:write", "errors": (Conflict, UnknownSecret)},
+    status_code=201,
+    request_max_body_size=_BULK_BYTES,
+)
 async def submit_bulk(
     request: ApiRequest,
     data: JSONBody[wire.SubmitTasks],
@@ -70,7 +76,7 @@ async def submit_bulk(
     db: NamedDependency[Database],
     settings: NamedDependency[Settings],
     kinds: NamedDependency[Kinds],
-) -> Response[Any]:
+) -> Response[answers.SubmittedTasks]:
     """Submit up to 1,000 tasks: all of them, or none."""
     submissions = [service.check(body, kinds, settings, at=f"tasks[{n}].") for n, body in enumerate(data.tasks)]
 
@@ -103,8 +109,8 @@ async def list_tasks(
         type=type,
         priority=priority,
         labels=_labels(labels or []),
-        created_after=_aware(created_after, "createdAfter"),
-        created_before=_aware(created_before, "createdBefore"),
+        created_after=aware(created_after, "createdAfter"),
+        created_before=aware(created_before, "createdBefore"),
     )
     async with db.transaction(actor) as tx:
         rows = await service.listed(tx, wanted, after=after(cursor), limit=limit + 1)
@@ -154,7 +160,7 @@ async def get_status(
         return answers.status(await service.get(tx, task_id))
 
 
-@get("/tasks/{task_id:uuid}/result", opt={"scope": "tasks:read"})
+@get("/tasks/{task_id:uuid}/result", opt={"scope": "tasks:read", "errors": (NotFinished,)})
 async def get_result(
     request: ApiRequest,
     task_id: FromPath[UUID],
@@ -179,7 +185,7 @@ async def get_result(
             actor = await authenticator.actor(bearer(request), team=actor.team_slug or None)
 
 
-@delete("/tasks/{task_id:uuid}", opt={"scope": "tasks:write"}, status_code=200)
+@delete("/tasks/{task_id:uuid}", opt={"scope": "tasks:write", "errors": (AlreadyFinal,)}, status_code=200)
 async def cancel(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> answers.Cancelled:
@@ -190,10 +196,10 @@ async def cancel(
     return answers.Cancelled(message=told, status=status)
 
 
-@post("/tasks/{task_id:uuid}/retry", opt={"scope": "tasks:write"}, status_code=201)
+@post("/tasks/{task_id:uuid}/retry", opt={"scope": "tasks:write", "errors": (NotFinished,)}, status_code=201)
 async def retry(
     task_id: FromPath[UUID], request: ApiRequest, actor: NamedDependency[Actor], db: NamedDependency[Database]
-) -> Response[Any]:
+) -> Response[answers.SubmittedTask]:
     """Run a finished task again: a new task with the same input, linked to the old one."""
 
     async def create() -> answers.SubmittedTask:
@@ -205,7 +211,7 @@ async def retry(
     return answer.response()
 
 
-@post("/tasks/{task_id:uuid}/stop-recurring", opt={"scope": "tasks:write"}, status_code=200)
+@post("/tasks/{task_id:uuid}/stop-recurring", opt={"scope": "tasks:write", "errors": (Conflict,)}, status_code=200)
 async def stop_recurring(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> answers.Cancelled:
@@ -215,7 +221,7 @@ async def stop_recurring(
     return answers.Cancelled(message="the series has ended", status=Status.CANCELLED)
 
 
-@get("/tasks/{task_id:uuid}/recurring-instances", opt={"scope": "tasks:read"})
+@get("/tasks/{task_id:uuid}/recurring-instances", opt={"scope": "tasks:read", "errors": (Conflict,)})
 async def recurring_instances(
     task_id: FromPath[UUID],
     actor: NamedDependency[Actor],
@@ -267,15 +273,15 @@ async def get_logs(
             tx,
             task_id,
             after=after,
-            since=_aware(since, "from"),
-            until=_aware(until, "to"),
+            since=aware(since, "from"),
+            until=aware(until, "to"),
             limit=limit,
             attempt=attempt,
         )
     return answers.LogsAnswer(entries=[answers.log_entry(row) for row in rows])
 
 
-@delete("/logs/{task_id:uuid}", opt={"scope": "logs:delete"}, status_code=200)
+@delete("/logs/{task_id:uuid}", opt={"scope": "logs:delete", "errors": (NotFinished,)}, status_code=200)
 async def delete_logs(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> answers.Deleted:
@@ -312,19 +318,6 @@ def _labels(texts: list[str]) -> dict[str, str] | None:
         message = f"must be key:value, {_MAX_LABELS} times at most"
         raise Malformed(f"label: {message}", errors=(FieldError(path="label", message=message),))
     return {key: value for key, _, value in pairs} or None
-
-
-def _aware(at: datetime | None, name: str) -> datetime | None:
-    """The time as the database takes it: with a zone, and within its calendar in UTC. Raises Malformed."""
-    if at is None:
-        return None
-    message = "needs a time zone, as in 2026-01-01T00:00:00Z"
-    if at.tzinfo is not None:
-        try:
-            return at.astimezone(UTC)
-        except OverflowError:
-            message = "lies outside the calendar"
-    raise Malformed(f"{name}: {message}", errors=(FieldError(path=name, message=message),))
 
 
 ROUTES = [

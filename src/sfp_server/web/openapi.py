@@ -1,15 +1,21 @@
 """The OpenAPI 3.1 document and a page to read it, made from the routes when first asked for.
 
-Litestar describes parameters and bodies; what only we know is added: the scope of each route, the error body, the
-WebSocket. It is built by a second application that is thrown away, so that the running one keeps one
+Litestar describes parameters and bodies; what only we know is added: the scope of each route, every status that it can
+answer with, the error body, the WebSocket. A route names the errors that are its own, beside those that follow from
+what it is (a scope, a parameter in the path, a body), and answers that are no JSON:
+
+    @get("/tasks/{id}/result", opt={"scope": "tasks:read", "errors": (NotFinished,), "answers": {206: "text/plain"}})
+
+It is built by a second application that is thrown away, so that the running one keeps one
 bytes object instead of the whole tree.
 """
 
 import base64
 import hashlib
 import html
+import http
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -19,11 +25,25 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.routes import HTTPRoute, WebSocketRoute
 from litestar.types import ControllerRouterHandler
 
-from sfp_server.errors import Forbidden
-from sfp_server.web.guard import PUBLIC
+from sfp_server.errors import (
+    BodyTimeout,
+    Forbidden,
+    IdempotencyMismatch,
+    Malformed,
+    NotFound,
+    SfpError,
+    TooLarge,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from sfp_server.web.guard import PUBLIC, SAFE
+from sfp_server.web.origins import ForeignOrigin, Misdirected
 from sfp_server.web.problems import MEDIA_TYPE, Problem
 from sfp_server.web.wire import ApiRequest
 
+_PROBLEM_CONTENT = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -63,7 +83,7 @@ class ApiDocument:
         _add_errors(document)
         for route in app.routes:
             if isinstance(route, HTTPRoute):
-                _add_scopes(document, route)
+                _complete(document, route)
             elif isinstance(route, WebSocketRoute):
                 document["paths"][route.path_format] = {"get": _socket(route)}
         return document
@@ -83,12 +103,6 @@ def _add_errors(document: dict[str, Any]) -> None:
     _, schemas = msgspec.json.schema_components([Problem], ref_template="#/components/schemas/{name}")
     components = cast("dict[str, Any]", document.setdefault("components", {}))
     components.setdefault("schemas", {}).update(schemas)
-    components["responses"] = {
-        "Problem": {
-            "description": "Any error: RFC 9457 problem details",
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-    }
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "a user JWT or an application token"}
     }
@@ -96,18 +110,17 @@ def _add_errors(document: dict[str, Any]) -> None:
 
 def _socket(route: WebSocketRoute) -> dict[str, Any]:
     """OpenAPI has no word for a WebSocket: the request that opens one."""
+    refusals: set[type[SfpError]] = {Malformed, ForeignOrigin, NotFound, Misdirected, TooManyRequests}
     return {
         "summary": "WebSocket",
         "description": inspect.getdoc(route.route_handler.fn) or "",
         "operationId": route.route_handler.handler_name,
-        "responses": {
-            "101": {"description": "the WebSocket is open"},
-            "default": {"$ref": "#/components/responses/Problem"},
-        },
+        "responses": {"101": {"description": "the WebSocket is open"}, **_problems(refusals)},
     }
 
 
-def _add_scopes(document: dict[str, Any], route: HTTPRoute) -> None:
+def _complete(document: dict[str, Any], route: HTTPRoute) -> None:
+    """Scopes, and every status, of the operations of a path."""
     item = cast("dict[str, Any]", document["paths"].get(route.path_format, {}))
     for handler in route.route_handlers:
         for method in handler.http_methods:
@@ -116,12 +129,49 @@ def _add_scopes(document: dict[str, Any], route: HTTPRoute) -> None:
                 continue
             responses = cast("dict[str, Any]", operation.setdefault("responses", {}))
             responses.pop("400", None)  # Litestar's own error body, which is never sent
-            responses["default"] = {"$ref": "#/components/responses/Problem"}
+            _add_answers(responses, cast("dict[int, str]", handler.opt.get("answers", {})))
+            for status, problem in _problems(_errors_of(operation, str(method), handler.opt)).items():
+                if status not in responses:
+                    responses[status] = problem
+                else:  # a status of its own and an error's, as the 503 of /health
+                    responses[status].setdefault("content", {}).update(_PROBLEM_CONTENT)
             scope = handler.opt.get("scope")
             if scope != PUBLIC:
                 operation["security"] = [{"bearer": []}]
                 operation["x-sfp-scope"] = scope
                 operation["description"] = f"{operation.get('description', '')}\n\nScope: `{scope}`".strip()
+
+
+def _add_answers(responses: dict[str, Any], answers: dict[int, str]) -> None:
+    """Answers that are no JSON, by their status; a status may have several media types."""
+    for status, media_type in answers.items():
+        answer = responses.setdefault(str(status), {"description": http.HTTPStatus(status).phrase})
+        if media_type:
+            answer.setdefault("content", {})[media_type] = {"schema": {"type": "string"}}
+
+
+def _errors_of(operation: dict[str, Any], method: str, opt: Mapping[str, Any]) -> set[type[SfpError]]:
+    """What can go wrong with any route that is like this one, and what this one says of itself."""
+    errors: set[type[SfpError]] = {Malformed, Misdirected, TooManyRequests, Unavailable, *opt.get("errors", ())}
+    if method not in SAFE:
+        errors.add(Forbidden)
+    if opt.get("scope") != PUBLIC:
+        errors |= {Unauthenticated, Forbidden, NotFound}
+    if any(parameter["in"] == "path" for parameter in operation.get("parameters", [])):
+        errors.add(NotFound)
+    if "requestBody" in operation:
+        errors |= {BodyTimeout, TooLarge, UnsupportedMediaType}
+    if "201" in operation["responses"] and method == "POST":
+        errors.add(IdempotencyMismatch)
+    return errors
+
+
+def _problems(errors: set[type[SfpError]]) -> dict[str, Any]:
+    statuses = sorted({error.status for error in errors})
+    return {
+        str(status): {"description": http.HTTPStatus(status).phrase, "content": dict(_PROBLEM_CONTENT)}
+        for status in statuses
+    }
 
 
 @get("/sfp/apidocs-json", opt={"scope": PUBLIC}, include_in_schema=False)
@@ -183,13 +233,14 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
         f"<p>{code}: {html.escape(answer.get('description', ''))} "
         + ", ".join(_kind(media.get("schema", {})) for media in answer.get("content", {}).values())
         for code, answer in operation.get("responses", {}).items()
-        if code != "default"
+        if int(code) < 400
     )
     text = html.escape(operation.get("description", ""))
+    errors = ", ".join(code for code in operation.get("responses", {}) if int(code) >= 400)
     return (
         f"<details><summary><b>{method.upper()}</b>{html.escape(path)} "
         f"<span>{html.escape(operation.get('summary', ''))}</span></summary>"
-        f"<div><p>{text}</p><table>{rows}</table>{sent}{answers}</div></details>"
+        f"<div><p>{text}</p><table>{rows}</table>{sent}{answers}<p>Errors: {errors}</div></details>"
     )
 
 
