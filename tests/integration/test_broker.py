@@ -118,7 +118,7 @@ FAULTS = {
 async def test_what_cannot_be_written_down_is_not_handed_out_and_not_drawn(stage, clone, vault, task_id, fault):
     await stage.admin.execute(fault.format(name=clone.name))
     async with Database(clone.role_url("sfp_broker"), application="test") as database:
-        with pytest.raises(Exception, match="permission denied|database is away|read-only"):
+        with pytest.raises(Exception, match=r"permission denied|database is away|read-only"):
             await Leasing(database).redeem(vault.opener, Presented(ticket="ticket", connection=uuid4()))
     assert await stage.admin.fetchval("SELECT count(*) FROM leases") == 0
     assert await stage.admin.fetchval("SELECT count(*) FROM audit_log WHERE action = 'credential.lease'") == 0

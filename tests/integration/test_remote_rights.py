@@ -213,8 +213,8 @@ async def test_a_removed_machine_writes_and_draws_nothing_more(world, clone, vau
     role = await admin.fetchval("SELECT role FROM enrolments")
     await enrolments.unenrol(clone.admin_url, "far")
     async with Database(clone.role_url("sfp_broker"), application="test") as database:
+        presented = Presented(ticket=ticket, connection=uuid.uuid4(), proof=far.token.prove(ticket))
         with pytest.raises(Refused):
-            presented = Presented(ticket=ticket, connection=uuid.uuid4(), proof=far.token.prove(ticket))
             await Leasing(database).redeem(vault.opener, presented)
     with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError)):
         await far.connection.fetch("SELECT finish('[]')")

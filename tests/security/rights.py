@@ -153,13 +153,17 @@ OPERATIONS = {
     "GET ~/integrations": op("integrations:manage"),
     "GET ~/integrations/{integration_id}": op("integrations:manage"),
     "DELETE ~/integrations/{integration_id}": op("integrations:manage"),
-    "GET ~/integrations/credentials": op("integrations:credentials", query="provider=github", answers={**_NO_BROKER, **_BY_NAME_ONLY}),
+    "GET ~/integrations/credentials": op(
+        "integrations:credentials", query="provider=github", answers={**_NO_BROKER, **_BY_NAME_ONLY}
+    ),
     "POST ~/projects": op("projects:write", {"identifier": "{new_project}", "remoteUrl": "https://git.example/a/b"}),
     "GET ~/projects": op("projects:read"),
     "GET ~/projects/{project_id}": op("projects:read"),
     "PATCH ~/projects/{project_id}": op("projects:write", {"remoteUrl": "https://git.example/a/c"}),
     "DELETE ~/projects/{project_id}": op("projects:write"),
-    "GET ~/repository/auth-token": op("integrations:credentials", query="repositoryIdentifier=x", also=(404,), answers=_BY_NAME_ONLY),
+    "GET ~/repository/auth-token": op(
+        "integrations:credentials", query="repositoryIdentifier=x", also=(404,), answers=_BY_NAME_ONLY
+    ),
 }
 
 #: parameters of the OpenAPI document that have a better name here

@@ -118,7 +118,7 @@ TABLES = {
             "auditor": "S:none",
             "api api_machine api_user api_token api_nobody": "S:none",
             "dispatcher migrator": "SIUD:none",
-            "broker broker_ticket courier": "S:none",
+            "broker broker_upkeep broker_ticket courier": "S:none",
         },
     ),
     "enrolments": Table(
@@ -131,7 +131,7 @@ TABLES = {
         },
         rows={
             "api api_machine api_user api_token api_nobody": "S:none",
-            "dispatcher broker broker_ticket courier remote": "S:none",
+            "dispatcher broker broker_upkeep broker_ticket courier remote": "S:none",
             "migrator": "SIUD:none",
         },
         row={"name": "'{owner}'"},
