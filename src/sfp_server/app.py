@@ -8,7 +8,7 @@ and mark (`db: NamedDependency[Database]`):
     settings: Settings
     cache: Valkey                   bytes in, bytes out; may be away at any time
     authenticator: Authenticator    for tokens that do not come in a header
-    sessions, signer, answer_seal   identity
+    sessions, signer, answer_seal, device_flow   identity
     outgoing: Outgoing              the server's own calls to the outside
     issuers, trusted                tokens of other issuers, and of the one that the configuration trusts
     health, api_document            this page's neighbours
@@ -41,10 +41,12 @@ from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
+from sfp_server.identity import device_routes as device
 from sfp_server.identity import routes as identity
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.device import DeviceFlow
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.passwords import Passwords
@@ -71,6 +73,7 @@ from sfp_server.web.wire import ApiRequest
 #: everything below /sfp/api
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
+    *device.ROUTES,
     *users.ROUTES,
     *teams.ROUTES,
     *tasks.ROUTES,
@@ -102,17 +105,19 @@ def create_app(settings: Settings) -> Litestar:
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
     passwords = Passwords()
+    sessions = Sessions(db, signer, refresh_days=settings.refresh_token_days, passwords=passwords)
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
         "cache": cache,
         "authenticator": authenticator,
         "signer": signer,
+        "sessions": sessions,
+        "device_flow": DeviceFlow(db, sessions),
         "outgoing": outgoing,
         "issuers": issuers,
         "trusted": trusted,
         "passwords": passwords,
-        "sessions": Sessions(db, signer, refresh_days=settings.refresh_token_days, passwords=passwords),
         "answer_seal": AnswerSeal(signing_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,

@@ -88,6 +88,9 @@ OPERATIONS = {
     "POST ~/auth/token": op(PUBLIC, {"grant_type": "refresh_token", "refresh_token": "{refresh_token}"}),
     "POST ~/auth/logout": op("users:self"),
     "GET ~/auth/.well-known/jwks.json": op(PUBLIC),
+    "POST ~/auth/device/code": op(PUBLIC, {}),
+    "POST ~/auth/device/token": op(PUBLIC, {"device_code": "unknown"}),
+    "POST ~/auth/device/approve": op("users:self", {"user_code": "{user_code}"}),
     # machines
     "POST ~/application-tokens": op("application-tokens:manage", {"name": "ci"}),
     "GET ~/application-tokens": op("application-tokens:manage"),

@@ -106,6 +106,21 @@ TABLES = {
         },
         row={"name": "CASE '{owner}' WHEN 'acme' THEN 'task:x' ELSE 'task:y' END"},
     ),
+    "device_codes": Table(
+        grants={
+            "sfp_api": "SID U(decided_at decided_by interval_seconds is_approved polled_at used_at)",
+        },
+        rows={
+            "api api_machine api_user api_nobody": "SD:other",
+            "api_token": "IU:own D:other S:other+own",
+            "migrator": "S:other+own",
+        },
+        whose="address",
+        row={
+            "address": "'{id}'",
+            "expires_at": "CASE '{owner}' WHEN 'beta' THEN now() - interval '1 day' ELSE now() END",
+        },
+    ),
     "dispatchers": Table(
         grants={
             "sfp_auditor": "S(id name toolchains version)",
@@ -261,6 +276,30 @@ TABLES = {
         },
         whose="session_id",
         row={"session_id": "'{id}'"},
+    ),
+    "saml_assertions": Table(
+        grants={
+            "sfp_api": "SID",
+        },
+        rows={
+            "api api_machine api_user api_nobody": "SD:other",
+            "api_token": "I:own SD:other",
+        },
+        whose="provider_id",
+        row={
+            "provider_id": "'{id}'",
+            "expires_at": "CASE '{owner}' WHEN 'beta' THEN now() - interval '1 day' ELSE now() END",
+        },
+    ),
+    "saml_metadata": Table(
+        grants={
+            "sfp_api": "SI U(facts fetched_at tried_at)",
+        },
+        rows={
+            "api api_machine api_user api_token api_nobody": "SIU:other+own",
+        },
+        whose="provider_id",
+        row={"provider_id": "'{id}'"},
     ),
     "schedules": Table(
         grants={
@@ -452,6 +491,7 @@ DEFINERS = {
     "add_user(text,text,text,text)": "sfp_api",
     "drop_old_events(timestamp with time zone)": "sfp_dispatcher",
     "drop_old_tasks(timestamp with time zone)": "sfp_dispatcher",
+    "devices_waiting(text)": "sfp_api",
     "audit_is_sealed()": "",
     "enrol(text,text,bytea,bytea,integer,bytea)": "",
     "find_user(text)": "sfp_api",

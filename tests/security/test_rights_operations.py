@@ -101,6 +101,10 @@ class Things:
     async def refresh_token(self) -> str:
         return (await self.api.login("ann@acme.example")).json()["refresh_token"]
 
+    async def user_code(self) -> str:
+        """A device's, that waits for anybody's consent."""
+        return (await self._make("POST", "/auth/device/code", json={}))["user_code"]
+
     async def slug(self) -> str:
         return "acme"
 

@@ -20,6 +20,8 @@ MEANT_TO_BE_PUBLIC = {
     ("POST", "/sfp/api/auth/admin/login"),
     ("POST", "/sfp/api/auth/token"),
     ("GET", "/sfp/api/auth/.well-known/jwks.json"),
+    ("POST", "/sfp/api/auth/device/code"),
+    ("POST", "/sfp/api/auth/device/token"),
     ("GET", "/sfp/api/audit/.well-known/jwks.json"),
     ("WEBSOCKET", "/sfp/api/realtime"),  # asks for the token in its first message
 }

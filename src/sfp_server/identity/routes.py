@@ -66,8 +66,8 @@ async def login(
     data: JSONBody[SignIn], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
 ) -> Signed:
     """Sign in with e-mail address and password."""
-    signed = await sessions.sign_in(data.email, data.password, _caller(request))
-    return await _signed(db, signed)
+    signed = await sessions.sign_in(data.email, data.password, caller_of(request))
+    return await signed_answer(db, signed)
 
 
 @post("/auth/token", opt={"scope": PUBLIC, "errors": (Unauthenticated,)}, status_code=200)
@@ -75,8 +75,8 @@ async def refresh(
     data: JSONBody[Refresh], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
 ) -> Signed:
     """Use a refresh token up for a new pair."""
-    signed = await sessions.refresh(data.refresh_token, _caller(request))
-    return await _signed(db, signed)
+    signed = await sessions.refresh(data.refresh_token, caller_of(request))
+    return await signed_answer(db, signed)
 
 
 @post("/auth/logout", opt={"scope": "users:self"}, status_code=200)
@@ -181,7 +181,8 @@ async def revoke_token(
 ROUTES = [login, refresh, logout, jwks, create_token, list_tokens, revoke_token]
 
 
-def _caller(request: ApiRequest) -> Caller:
+def caller_of(request: ApiRequest) -> Caller:
+    """Where a request comes from, for sessions and the audit trail."""
     return Caller(address=address_of(request), user_agent=request.headers.get("user-agent", ""))
 
 
@@ -191,7 +192,8 @@ def _only_users(actor: Actor) -> None:
         raise Forbidden("application tokens are managed by owners, signed in as themselves")
 
 
-async def _signed(db: Database, signed: SignedIn) -> Signed:
+async def signed_answer(db: Database, signed: SignedIn) -> Signed:
+    """The body of every answer that signs somebody in."""
     async with db.identifying(user_id=signed.user_id) as tx:
         memberships = await tx.all(SQL["memberships"], signed.user_id)
     role: str = memberships[0]["role"] if memberships else Role.MEMBER

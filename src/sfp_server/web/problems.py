@@ -21,6 +21,7 @@ from sfp_server.errors import (
     Malformed,
     MethodNotAllowed,
     NotFound,
+    OAuthError,
     SfpError,
     TooLarge,
     TooManyRequests,
@@ -87,6 +88,8 @@ class Problem(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
     errors: list[FieldProblem]
     #: of what the request thought to be at another version
     current_version: int | None = None
+    #: for OAuth clients (RFC 6749, 5.2), where the error is one that they know
+    error: str = ""
     #: for clients of the original product
     status_code: int
     message: str
@@ -105,6 +108,7 @@ def describe(error: SfpError, *, instance: str, request_id: str, known: bool) ->
         request_id=request_id,
         errors=[FieldProblem(path=wrong.path, message=wrong.message) for wrong in error.errors],
         current_version=error.current_version if isinstance(error, VersionConflict) else None,
+        error=error.code if isinstance(error, OAuthError) else "",
         status_code=error.status,
         message=detail,
     )
