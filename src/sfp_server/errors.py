@@ -10,7 +10,7 @@
     ├── MethodNotAllowed 405
     ├── BodyTimeout 408        the body came too slowly
     ├── Conflict 409           ├── NotFinished  ├── AlreadyFinal  ├── StaleAttempt
-    │                          └── VersionConflict; └── PreconditionFailed 412
+    │                          └── VersionConflict (412 by header)
     ├── TooLarge 413
     ├── UnsupportedMediaType 415
     ├── RangeNotSatisfiable 416
@@ -184,13 +184,16 @@ class NotFinished(Conflict):
 
 
 class VersionConflict(Conflict):
-    """The body names a version that is not the current one; `current_version` says which is (0: there is none)."""
+    """A version is named that is not the current one; 412 where If-Match or If-None-Match names it."""
 
     code = "version_conflict"
 
-    def __init__(self, detail: str, *, current_version: int) -> None:
+    def __init__(self, detail: str, *, current_version: int, by_header: bool = False) -> None:
         super().__init__(detail)
+        #: 0: there is none
         self.current_version = current_version
+        if by_header:
+            self.status, self.title = 412, "Precondition failed"
 
 
 class AlreadyFinal(Conflict):
@@ -203,13 +206,6 @@ class StaleAttempt(Conflict):
     """A worker reported on an attempt that is no longer the current one."""
 
     code = "stale_attempt"
-
-
-class PreconditionFailed(VersionConflict):
-    """The same for a version that If-Match or If-None-Match names."""
-
-    status = 412
-    title = "Precondition failed"
 
 
 class LastOwner(Conflict):

@@ -59,7 +59,7 @@ async def get(tx: Tx, project_id: UUID) -> Project:
 
 
 async def move(tx: Tx, actor: Actor, project_id: UUID, *, remote_url: str, expected: Expectation) -> Project:
-    """Give a project another address. Raises NotFound, VersionConflict, PreconditionFailed."""
+    """Give a project another address. Raises NotFound, VersionConflict."""
     row = await tx.one(SQL["lock_project"], project_id)
     if row is None:
         raise NotFound("there is no such project")

@@ -43,7 +43,7 @@ async def put(
 ) -> Secret:
     """Store a value under `name`, or a reference to where it is kept, as its next version.
 
-    Raises Conflict when two first versions race, VersionConflict, PreconditionFailed as `expected` says, Unavailable.
+    Raises Conflict when two first versions race, VersionConflict as `expected` says, Unavailable.
     """
     assert actor.team_id is not None  # the route's scope is an owner's
     sealer = await keys.sealer(tx)
@@ -70,7 +70,7 @@ async def put(
 async def restore(tx: Tx, actor: Actor, *, name: str, version: int, expected: Expectation = _ANY) -> Secret:
     """Bring the value of an earlier version back, as the next version.
 
-    Raises NotFound: there is no such secret or version. VersionConflict, PreconditionFailed.
+    Raises NotFound: there is no such secret or version. VersionConflict.
     """
     if await tx.one(SQL["version_of"], name, version) is None:
         raise NotFound(f"there is no version {version} of a secret {name}")
@@ -126,7 +126,7 @@ async def versions(tx: Tx, name: str, *, before: int | None, limit: int) -> Sequ
 async def delete(tx: Tx, actor: Actor, name: str, expected: Expectation = _ANY) -> None:
     """Forget a secret with all its versions. Running attempts keep what they drew.
 
-    Raises NotFound, PreconditionFailed.
+    Raises NotFound, VersionConflict.
     """
     row = await tx.one(SQL["lock_secret"], name)
     if row is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from litestar import Response
 
-from sfp_server.errors import FieldError, Malformed, PreconditionFailed, VersionConflict
+from sfp_server.errors import FieldError, Malformed, VersionConflict
 from sfp_server.web.wire import ApiRequest
 
 _VERSIONS = re.compile(r'\s*(?:W/)?"(\d{1,18})"\s*')
@@ -29,13 +29,13 @@ class Expectation:
     version: int | None = None
 
     def check(self, current: int) -> None:
-        """`current` is 0 when there is none. Raises PreconditionFailed (headers), VersionConflict (body)."""
+        """`current` is 0 when there is none. Raises VersionConflict: 412 by headers, 409 by the body."""
         wrong = self.absent and current != 0
         if self.match is not None:
             wrong = wrong or current == 0 or (bool(self.match) and current not in self.match)
         said = f"it is at version {current}" if current else "there is none"
         if wrong:
-            raise PreconditionFailed(f"{said}: read it again", current_version=current)
+            raise VersionConflict(f"{said}: read it again", current_version=current, by_header=True)
         if self.version is not None and self.version != current:
             raise VersionConflict(f"{said}, not {self.version}: read it again", current_version=current)
 
