@@ -188,8 +188,16 @@ class VersionConflict(Conflict):
 
     code = "version_conflict"
 
-    def __init__(self, detail: str, *, current_version: int, by_header: bool = False) -> None:
-        super().__init__(detail)
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: tuple[FieldError, ...] = (),
+        retry_after: int | None = None,
+        current_version: int | None = None,
+        by_header: bool = False,
+    ) -> None:
+        super().__init__(detail, errors=errors, retry_after=retry_after)
         #: 0: there is none
         self.current_version = current_version
         if by_header:

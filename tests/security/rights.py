@@ -28,6 +28,7 @@ SCOPE_ROLES = {
     "integrations:credentials": "owner application",
     "projects:read": "member owner application",
     "projects:write": "owner",
+    "audit:read": "owner",
     "application-tokens:manage": "owner",
     "teams:read": "member owner nobody",
     "teams:manage": "owner",
@@ -65,7 +66,7 @@ _TASK = {
     "scheduleType": "scheduled",
     "scheduledFor": "2999-01-01T00:00:00Z",
 }
-_RHYTHM = {"recurrenceConfig": {"cron": "0 2 * * *"}}
+_RHYTHM = {"cron": "0 2 * * *"}
 _MEMBER = {"email": "{colleague}", "role": "member"}
 #: of the own team's things only: what another team names in the same way is its own
 _OWN_NAMES = {"foreign": 200}
@@ -128,8 +129,9 @@ OPERATIONS = {
     "GET ~/tasks/{task_id}/artifacts": op("artifacts:read"),
     "GET ~/tasks/{task_id}/artifacts/{path}": op("artifacts:read", also=(404,)),
     "GET ~/tasks/{task_id}/events": op("events:read"),
-    "GET ~/logs/{task_id}": op("logs:read"),
-    "DELETE ~/logs/{task_id}": op("logs:delete"),
+    "GET ~/tasks/{ended_id}/receipt": op("tasks:read"),
+    "GET ~/logs/{ended_id}": op("logs:read"),
+    "DELETE ~/logs/{ended_id}": op("logs:delete"),
     "GET ~/events": op("events:read", query="channel=tasks"),
     "POST ~/artifacts": op("artifacts:write", content=b"bytes"),
     "GET ~/artifacts/{artifact_id}": op("artifacts:read"),
@@ -138,6 +140,11 @@ OPERATIONS = {
     "GET ~/queues": op("queues:read"),
     "PATCH ~/queues/{queue}": op("queues:write", {"slots": 2}, answers=_OWN_NAMES),
     "GET ~/dispatchers": op("dispatchers:read"),
+    # the audit trail
+    "GET ~/audit": op("audit:read"),
+    "GET ~/audit/verify": op("audit:read", query="wait=0"),
+    "GET ~/audit/export": op("audit:read"),
+    "GET ~/audit/.well-known/jwks.json": op(PUBLIC),
     # secrets
     "PUT ~/secrets/{secret}": op("secrets:manage", {"value": "value"}, answers=_OWN_NAMES),
     "GET ~/secrets": op("secrets:manage"),
@@ -174,6 +181,8 @@ RENAMED = {
     "~/secrets/{name}": "~/secrets/{secret}",
     "~/secrets/{name}/versions": "~/secrets/{secret}/versions",
     "~/queues/{name}": "~/queues/{queue}",
+    "~/tasks/{task_id}/receipt": "~/tasks/{ended_id}/receipt",
+    "~/logs/{task_id}": "~/logs/{ended_id}",
     "~/tasks/{task_id}/retry": "~/tasks/{ended_id}/retry",
     "~/tasks/{task_id}/stop-recurring": "~/tasks/{series_id}/stop-recurring",
 }

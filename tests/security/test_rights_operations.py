@@ -12,6 +12,7 @@ from litestar.routes import HTTPRoute
 from rights import OPERATIONS, RENAMED, SCOPE_ROLES, Operation
 from structlog.testing import capture_logs
 
+import auditing
 import web_api
 from sfp_server.actor import Role
 from sfp_server.identity.model import NO_TEAM, SCOPES, Scope
@@ -188,7 +189,8 @@ PEOPLE = {
 async def world(clone, admin, valkey_url, tmp_path) -> AsyncIterator[World]:
     unlimited = {"address_rate_limit": 0, "actor_rate_limit": 0}
     settings = web_api.settings_for(tmp_path, clone, valkey_url, **unlimited)
-    async with web_api.running(settings, admin) as api:
+    (tmp_path / "run").mkdir()
+    async with auditing.running(settings, clone), web_api.running(settings, admin) as api:
         owner = await api.owner()
         tokens = {
             "owner": owner,

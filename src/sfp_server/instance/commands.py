@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from sfp_client.cli import output
+from sfp_server.instance.audit_commands import register as register_audit
 from sfp_server.instance.dispatcher_commands import register as register_dispatchers
 from sfp_server.instance.told import BASE, BaseDir, Json, Tenant, told
 
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.command("list")(list_instances)
     register_dispatchers(app)
+    register_audit(app)
 
 
 def init(
