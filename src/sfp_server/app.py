@@ -43,12 +43,14 @@ from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
 from sfp_server.identity import device_routes as device
 from sfp_server.identity import routes as identity
+from sfp_server.identity import session_routes
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
 from sfp_server.identity.device import DeviceFlow
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
+from sfp_server.identity.keyset import KeySet
 from sfp_server.identity.passwords import Passwords
 from sfp_server.identity.seal import AnswerSeal
 from sfp_server.identity.sessions import Sessions
@@ -64,6 +66,7 @@ from sfp_server.tasks.ends import Ends
 from sfp_server.version import VERSION
 from sfp_server.web import openapi, problems
 from sfp_server.web.asgi import App
+from sfp_server.web.forwarded import Forwarded
 from sfp_server.web.guard import Guard
 from sfp_server.web.limits import MAX_BODY, Limits
 from sfp_server.web.origins import Origins
@@ -73,6 +76,7 @@ from sfp_server.web.wire import ApiRequest
 #: everything below /sfp/api
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
+    *session_routes.ROUTES,
     *device.ROUTES,
     *users.ROUTES,
     *teams.ROUTES,
@@ -90,11 +94,11 @@ def create_app(settings: Settings) -> Litestar:
     """The whole API as an ASGI application. Connects to nothing before it is started. Raises SettingsError."""
     db = Database(settings.role_url("sfp_api"), application="sfp api", size=10, audit_key=settings.audit_key())
     cache = Valkey.from_url(settings.cache_connection_url(), socket_timeout=5, socket_connect_timeout=2)  # pyright: ignore[reportUnknownMemberType] (untyped library)
-    signing_key = settings.secret("jwt-signing.pem")
+    life = settings.access_token_minutes * 60
     signer = Signer(
-        signing_key,
+        KeySet(settings.directory / "signing", life=life),
         issuer=f"https://{settings.domain}/sfp/api/auth",
-        life=settings.access_token_minutes * 60,
+        life=life,
         buffer=settings.expiry_buffer_seconds,
     )
     outgoing = Outgoing.of(settings)
@@ -105,7 +109,10 @@ def create_app(settings: Settings) -> Litestar:
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
     passwords = Passwords()
-    sessions = Sessions(db, signer, refresh_days=settings.refresh_token_days, passwords=passwords)
+    answer_key = settings.secret("answer-key")
+    sessions = Sessions(
+        db, signer, refresh_days=settings.refresh_token_days, passwords=passwords, renewal_key=answer_key
+    )
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
@@ -118,7 +125,7 @@ def create_app(settings: Settings) -> Litestar:
         "issuers": issuers,
         "trusted": trusted,
         "passwords": passwords,
-        "answer_seal": AnswerSeal(signing_key),
+        "answer_seal": AnswerSeal(answer_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,
         "store": ArtifactStore(settings.directory / "artifacts"),
@@ -150,7 +157,8 @@ def create_app(settings: Settings) -> Litestar:
     )
     inner = cast("App", app.asgi_handler)  # Litestar's ASGI types are closed dictionaries, ours are open ones
     limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
-    app.asgi_handler = cast("Any", limits)
+    edge_key = settings.secret("edge-key").encode() if settings.caddy else None
+    app.asgi_handler = cast("Any", Forwarded(app=limits, edge_key=edge_key))
     return app
 
 

@@ -113,7 +113,16 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
     [
         (
             "api",
-            {"db-sfp_api", "jwt-signing.pem", "broker-key", "vault-public", "valkey", "audit-key", "audit-public.pem"},
+            {
+                "db-sfp_api",
+                "answer-key",
+                "edge-key",
+                "broker-key",
+                "vault-public",
+                "valkey",
+                "audit-key",
+                "audit-public.pem",
+            },
         ),
         ("broker", {"db-sfp_broker", "broker-key", "audit-key"}),
         ("dispatcher", {"db-sfp_dispatcher"}),

@@ -1,6 +1,7 @@
 """Every operation of the running API, as everybody: what is declared in `rights.py`, and nothing else."""
 
 import json
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import count, product
@@ -67,6 +68,10 @@ class Things:
 
     async def token_id(self) -> str:
         return (await self._make("POST", "/application-tokens", json={"name": "x"}))["id"]
+
+    async def session_id(self) -> str:
+        """Nobody's: each has only their own."""
+        return str(uuid.uuid4())
 
     async def secret(self) -> str:
         name = f"S{next(self.numbers)}"

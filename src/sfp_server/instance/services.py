@@ -141,14 +141,15 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "db-sfp_api",
                 "valkey",
                 "cache-url",
-                "jwt-signing.pem",
+                "answer-key",
+                "edge-key",
                 "vault-public",
                 "broker-key",
                 "audit-key",
                 "audit-public.pem",
                 "supabase-jwt-secret",
             ],
-            hidden=hidden,
+            hidden=[path for path in hidden if path != str(at.signing)],
             processes=settings.api_processes,
             priority=400,
         ),
@@ -191,7 +192,15 @@ def _caddy(at: Place, settings: Settings, base: dict[str, str]) -> Service:
     }
     argv = [str(binaries.caddy()), "run", "--config", str(at.directory / "Caddyfile"), "--adapter", "caddyfile"]
     keep = ["NET_BIND_SERVICE"] if settings.port < 1024 or settings.mode == "prod" else []
-    return Service(name="caddy", argv=argv, env=env, capabilities=keep, hidden=_others(at, "caddy"), priority=800)
+    return Service(
+        name="caddy",
+        argv=argv,
+        env=env,
+        capabilities=keep,
+        secrets=["edge-key"],
+        hidden=_others(at, "caddy"),
+        priority=800,
+    )
 
 
 def _others(at: Place, mine: str) -> list[str]:
@@ -201,6 +210,7 @@ def _others(at: Place, mine: str) -> list[str]:
         "broker": at.vault,
         "caddy": at.directory / "caddy",
         "auditor": at.directory / "audit",
+        "api": at.signing,
         "": at.supervisor_socket.parent,
     }
     return [str(path) for owner, path in owners.items() if owner != mine or not owner]
