@@ -1,7 +1,6 @@
 """The broker process: the only one that reads the vault's private keys."""
 
 import asyncio
-import ctypes
 
 from sfp_server.credentials.broker import Broker, Listener
 from sfp_server.credentials.desk import Desk
@@ -14,13 +13,9 @@ from sfp_server.outgoing import Outgoing
 from sfp_server.processes.signals import stop_signal, until_stopped
 from sfp_server.settings import Settings
 
-_PR_SET_DUMPABLE = 4
-
 
 async def run(settings: Settings) -> None:
     """Serve redemptions until SIGTERM."""
-    # Neither another process of this user nor a core dump may show what it decrypts.
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     stopping = stop_signal()
     outgoing = Outgoing.of(settings)
     async with Database(
