@@ -19,6 +19,15 @@ MEANT_TO_BE_PUBLIC = {
     ("GET", "/sfp/apidocs-json"),
     ("POST", "/sfp/api/auth/admin/login"),
     ("POST", "/sfp/api/auth/token"),
+    ("POST", "/sfp/api/auth/callback"),
+    # where browsers sign in: with cookies, and a proof in every form
+    ("GET", "/sfp/api/auth/authorize"),
+    ("GET", "/sfp/api/auth/callback/{provider_id:str}"),
+    ("GET", "/sfp/api/auth/continue"),
+    ("GET", "/sfp/api/auth/sign-in"),
+    ("GET", "/sfp/api/auth/sign-in/{provider_id:str}"),
+    ("POST", "/sfp/api/auth/sign-in"),
+    ("POST", "/sfp/api/auth/sign-out"),
     ("GET", "/sfp/api/auth/.well-known/jwks.json"),
     ("WEBSOCKET", "/sfp/api/realtime"),  # asks for the token in its first message
 }

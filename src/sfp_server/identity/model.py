@@ -26,6 +26,7 @@ class Scope(StrEnum):
     EVENTS_READ = "events:read"
     SECRETS_MANAGE = "secrets:manage"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"
+    SSO_MANAGE = "sso:manage"
     TEAMS_READ = "teams:read"
     USERS_SELF = "users:self"
     HEALTH_READ = "health:read"
