@@ -37,7 +37,9 @@ def name(pid: int) -> str:
     except OSError:
         return "gone"
     if kind := KIND.search(command):
-        return {"serve": "api", "dispatch": "dispatcher", "deliver": "deliverer"}.get(kind[1], kind[1])
+        return {"serve": "api", "dispatch": "dispatcher", "deliver": "deliverer", "audit": "auditor"}.get(
+            kind[1], kind[1]
+        )
     for part in ("postgres", "valkey", "caddy", "supervisord", "guard.py"):
         if part in command:
             return {"guard.py": "guard", "valkey": "cache"}.get(part, part)

@@ -23,7 +23,7 @@ from sfp_server.settings import Settings
 
 #: seconds after which a worker's trouble must be over
 WORKER_HEALING = 30.0
-SERVICES = ("postgres", "cache", "api", "dispatcher", "broker", "deliverer", "caddy")
+SERVICES = ("postgres", "cache", "api", "dispatcher", "broker", "deliverer", "auditor", "caddy")
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 

@@ -33,13 +33,6 @@ hypothesis.settings.load_profile("untimed")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two lanes of a parallel run (`-n 2 --dist loadgroup`): whole instances one after the other, beside all the rest."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("instances" if item.path.parent.name == "acceptance" else "rest"))
-
-
 @dataclass(frozen=True)
 class Cluster:
     """A real PostgreSQL on a private socket."""

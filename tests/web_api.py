@@ -47,7 +47,9 @@ class WebApi:
 
     async def owner(self, email: str = "ann@acme.example", team: str = "acme") -> str:
         """Make an owner; answers an access token."""
-        await create_owner(self.settings.role_url("sfp_api"), email, PASSWORD, team_slug=team)
+        await create_owner(
+            self.settings.role_url("sfp_api"), email, PASSWORD, team_slug=team, audit_key=self.settings.audit_key()
+        )
         return (await self.login(email)).json()["access_token"]
 
     async def member(self, email: str = "max@acme.example", team: str = "acme") -> str:

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from sfp_client.errors import ApiError
 from sfp_client.renewal import Memory, SignIn
-from sfp_client.shapes import ApplicationToken, TokenPair
+from sfp_client.shapes import ApplicationToken, DeviceCodes, TokenPair
 from sfp_client.transport import Transport
 
 
@@ -28,6 +28,28 @@ class Auth:
         """Use up a refresh token for a new pair. Raises NotSignedIn."""
         body = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         return cast("TokenPair", self._transport.json("POST", "/auth/token", body=body, anonymous=True))
+
+    def begin_device(self) -> DeviceCodes:
+        """Begin a sign-in without a browser (RFC 8628): show `verification_uri` and `user_code` to the user."""
+        return cast("DeviceCodes", self._transport.json("POST", "/auth/device/code", body={}, anonymous=True))
+
+    def poll_device(self, device_code: str) -> TokenPair | None:
+        """Tokens when the user has agreed, None while nobody has decided; ask once per `interval`.
+
+        Raises ApiError: `slow_down` (wait 5 seconds longer from now on), `access_denied`, `expired_token`.
+        """
+        body = {"device_code": device_code}
+        try:
+            return cast("TokenPair", self._transport.json("POST", "/auth/device/token", body=body, anonymous=True))
+        except ApiError as error:
+            if error.code != "authorization_pending":
+                raise
+            return None
+
+    def decide_device(self, user_code: str, *, approve: bool) -> dict[str, Any]:
+        """Let the device that shows this code act as you, or refuse it; answers who asked. Raises NotFound."""
+        body = {"user_code": user_code, "decision": "approve" if approve else "deny"}
+        return self._transport.json("POST", "/auth/device/approve", body=body)
 
     def logout(self) -> None:
         """End the session on the server: its tokens open nothing any more."""

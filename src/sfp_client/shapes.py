@@ -99,6 +99,17 @@ class TokenPair(TypedDict):
     user: NotRequired[dict[str, Any]]
 
 
+class DeviceCodes(TypedDict):
+    """A sign-in without a browser: what to show, what to poll with; `expires_in` and `interval` in seconds."""
+
+    device_code: str
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str
+    expires_in: int
+    interval: int
+
+
 class ApplicationToken(TypedDict):
     id: str
     name: str

@@ -28,6 +28,8 @@ class Actor:
     scopes: frozenset[str]
     #: the session of a user; None for applications
     session_id: UUID | None = None
+    #: what a user may do in any of its teams, for the few routes whose body names the team
+    anywhere: frozenset[str] = frozenset()
 
     @property
     def is_user(self) -> bool:

@@ -8,11 +8,12 @@ and mark (`db: NamedDependency[Database]`):
     settings: Settings
     cache: Valkey                   bytes in, bytes out; may be away at any time
     authenticator: Authenticator    for tokens that do not come in a header
-    sessions, signer, answer_seal   identity
+    sessions, signer, answer_seal, device_flow   identity
     outgoing: Outgoing              the server's own calls to the outside
     issuers, trusted                tokens of other issuers, and of the one that the configuration trusts
     health, api_document            this page's neighbours
     kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
+    auditor, audit_keys             who seals the audit trail, and the public keys of what it signs
     ends                            wakes who waits for the end of a task
 """
 
@@ -26,26 +27,34 @@ from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 from valkey.asyncio import Valkey
 
+from sfp_proof.keys import KeyRing
 from sfp_server import health
 from sfp_server.actor import Actor
+from sfp_server.audit import routes as audit
+from sfp_server.audit.asking import Auditor
 from sfp_server.credentials import routes as credentials
 from sfp_server.credentials.vault import Sealer
 from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
+from sfp_server.identity import device_routes as device
 from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
 from sfp_server.identity import sign_in_page
 from sfp_server.identity import sign_in_routes as sign_in
+from sfp_server.identity import team_routes as teams
+from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
 from sfp_server.identity.browser import Browsers
+from sfp_server.identity.device import DeviceFlow
 from sfp_server.identity.external import Method, ProviderKind
 from sfp_server.identity.flows import Flows
 from sfp_server.identity.github import GitHub
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.openid import OpenId
+from sfp_server.identity.passwords import Passwords
 from sfp_server.identity.providers import Providers
 from sfp_server.identity.seal import AnswerSeal, ProviderSeal
 from sfp_server.identity.sessions import Sessions
@@ -73,17 +82,21 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *identity_providers.ROUTES,
     *sign_in.ROUTES,
     *sign_in_page.ROUTES,
+    *device.ROUTES,
+    *users.ROUTES,
+    *teams.ROUTES,
     *tasks.ROUTES,
     *artifacts.ROUTES,
     *dispatchers.ROUTES,
     *credentials.ROUTES,
+    *audit.ROUTES,
     *events.ROUTES,
 ]
 
 
 def create_app(settings: Settings) -> Litestar:
     """The whole API as an ASGI application. Connects to nothing before it is started. Raises SettingsError."""
-    db = Database(settings.role_url("sfp_api"), application="sfp api", size=10)
+    db = Database(settings.role_url("sfp_api"), application="sfp api", size=10, audit_key=settings.audit_key())
     cache = Valkey.from_url(settings.cache_connection_url(), socket_timeout=5, socket_connect_timeout=2)  # pyright: ignore[reportUnknownMemberType] (untyped library)
     signing_key = settings.secret("jwt-signing.pem")
     signer = Signer(
@@ -96,28 +109,39 @@ def create_app(settings: Settings) -> Litestar:
     issuers = Issuers(outgoing)
     trusted = Trusted(settings, issuers)
     authenticator = Authenticator(db, signer, trusted)
-    sessions = Sessions(db, signer, refresh_days=settings.refresh_token_days, passwords_for=settings.password_login)
     limiter = RateLimiter(cache)
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
+    passwords = Passwords()
+    sessions = Sessions(
+        db,
+        signer,
+        refresh_days=settings.refresh_token_days,
+        passwords=passwords,
+        passwords_for=settings.password_login,
+    )
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
         "cache": cache,
         "authenticator": authenticator,
         "signer": signer,
+        "sessions": sessions,
+        "device_flow": DeviceFlow(db, sessions),
         "outgoing": outgoing,
         "issuers": issuers,
         "trusted": trusted,
-        "sessions": sessions,
         "providers": Providers(db, ProviderSeal(settings.secret("provider-key")), _methods(outgoing, issuers)),
         "flows": Flows(db, sessions),
         "browsers": Browsers(db, sessions, settings),
+        "passwords": passwords,
         "answer_seal": AnswerSeal(signing_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,
         "store": ArtifactStore(settings.directory / "artifacts"),
         "sealer": Sealer(settings.secret("vault-public.pem")),
+        "auditor": Auditor(settings.auditor_socket),
+        "audit_keys": KeyRing.read(settings.secret("audit-public.pem")),
         "live": live,
         "ends": ends,
     }

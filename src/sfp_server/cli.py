@@ -4,6 +4,7 @@
     dispatch      claims tasks and starts workers; with --broker on another machine than the instance
     broker        hands leased credentials to workers
     deliver       carries events from the log to the API processes
+    audit         seals the audit trail, writes checkpoints, signs receipts
     courier       the port for dispatchers on other machines, where dispatchers.listen is set
     migrate       brings the database to this release, once
     create-owner  makes or recovers the first owner; the password comes on stdin
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sfp_server.cli", description="Processes of an sfp instance.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("serve", "dispatch", "broker", "deliver", "courier", "migrate", "create-owner"):
+    for name in ("serve", "dispatch", "broker", "deliver", "audit", "courier", "migrate", "create-owner"):
         command = commands.add_parser(name)
         here = name != "dispatch"
         command.add_argument("--directory", type=Path, required=here, help="the instance's directory")
@@ -134,7 +135,12 @@ def _create_owner(settings: Settings, email: str) -> int:
 
     password = sys.stdin.readline().rstrip("\r\n")
     work = create_owner(
-        settings.role_url("sfp_api"), email, password, team_slug=_slug(settings.tenant), team_name=settings.tenant
+        settings.role_url("sfp_api"),
+        email,
+        password,
+        team_slug=_slug(settings.tenant),
+        team_name=settings.tenant,
+        audit_key=settings.audit_key(),
     )
     asyncio.run(work)
     return 0

@@ -1,7 +1,9 @@
 """Expected failures, each with a stable `code` and an HTTP `status`.
 
     SfpError
-    ├── Malformed 400          the request itself is wrong; may carry per-field `errors`; └── BadChannel
+    ├── Malformed 400          the request itself is wrong; may carry per-field `errors`; ├── BadChannel
+    │   └── OAuthError         what RFC 8628 has a word for: its body has that as `error` too
+    │       ├── AuthorizationPending  ├── SlowDown  ├── AccessDenied  ├── DeviceCodeExpired  └── InvalidGrant
     ├── Unauthenticated 401    ├── TokenExpired  ├── TokenRevoked  ├── TokenInvalid  └── CodeInvalid
     ├── Forbidden 403          the actor is known and may not; ├── SignInRefused  └── PasswordLoginOff
     ├── NotFound 404           also: it belongs to another team
@@ -57,6 +59,42 @@ class BadChannel(Malformed):
     """The name is not one of a channel of events."""
 
     code = "bad_channel"
+
+
+class OAuthError(Malformed):
+    """An OAuth client was refused: `code` is also the `error` of RFC 6749, which such clients look for."""
+
+    code = "invalid_request"
+
+
+class AuthorizationPending(OAuthError):
+    """The user has not decided about the device yet: poll again."""
+
+    code = "authorization_pending"
+
+
+class SlowDown(OAuthError):
+    """The device polls too often: wait 5 seconds longer between polls."""
+
+    code = "slow_down"
+
+
+class AccessDenied(OAuthError):
+    """The user has refused the device."""
+
+    code = "access_denied"
+
+
+class DeviceCodeExpired(OAuthError):
+    """The device's codes have expired or were used: ask for new ones."""
+
+    code = "expired_token"
+
+
+class InvalidGrant(OAuthError):
+    """There is no such device code."""
+
+    code = "invalid_grant"
 
 
 class Unauthenticated(SfpError):
@@ -156,6 +194,18 @@ class StaleAttempt(Conflict):
     """A worker reported on an attempt that is no longer the current one."""
 
     code = "stale_attempt"
+
+
+class LastOwner(Conflict):
+    """The last owner of a team can neither leave nor be demoted."""
+
+    code = "last_owner"
+
+
+class TeamNotEmpty(Conflict):
+    """Only a team without anything and anybody else is deleted."""
+
+    code = "team_not_empty"
 
 
 class TooLarge(SfpError):

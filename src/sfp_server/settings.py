@@ -268,6 +268,21 @@ class Settings:
     logs_retention_days: int = _setting(
         30, "logs.retentionDays", "SFP_LOGS_RETENTION_DAYS", "task logs and service logs, days"
     )
+    audit_checkpoint_dir: str | None = _setting(
+        None,
+        "audit.checkpointDir",
+        "SFP_AUDIT_CHECKPOINT_DIR",
+        "where signed checkpoints of the audit trail are appended, a file a month; unless set, the instance's audit/",
+    )
+    audit_checkpoint_seconds: int = _setting(
+        15,
+        "audit.checkpointSeconds",
+        "SFP_AUDIT_CHECKPOINT_SECONDS",
+        "at least so long between two checkpoints, seconds; none while nothing happens",
+    )
+    audit_checkpoint_months: int = _setting(
+        0, "audit.checkpointMonths", "SFP_AUDIT_CHECKPOINT_MONTHS", "files of so many months are kept; 0: all"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "logs.level", "SFP_LOG_LEVEL", "of the services' own logs"
     )
@@ -290,6 +305,8 @@ class Settings:
                 raise SettingsError(f"{name} must be between 1 and 65535")
         if self.access_token_minutes * 60 <= self.expiry_buffer_seconds:
             raise SettingsError("auth.accessTokenMinutes must be longer than auth.expiryBufferSeconds")
+        if self.audit_checkpoint_dir is not None and not self.audit_checkpoint_dir.startswith("/"):
+            raise SettingsError("audit.checkpointDir must be an absolute path")
         if (self.auth_issuer is None) != (self.supabase_jwt_secret is None and self.auth_jwks_url is None):
             raise SettingsError("auth.issuer needs auth.supabaseJwtSecret or auth.jwksUrl, and they need it")
         if self.supabase_jwt_secret is not None and self.auth_jwks_url is not None:
@@ -402,6 +419,19 @@ class Settings:
     def remote_broker_socket(self) -> Path:
         """Where the courier hands workers of other machines through."""
         return self.run_directory / "broker-tls.sock"
+
+    @property
+    def auditor_socket(self) -> Path:
+        return self.run_directory / "auditor.sock"
+
+    @property
+    def checkpoint_directory(self) -> Path:
+        """Where the auditor writes how far the audit trail has come."""
+        return Path(self.audit_checkpoint_dir) if self.audit_checkpoint_dir else self.directory / "audit"
+
+    def audit_key(self) -> bytes:
+        """With which our processes vouch for the audit entries that they write. Raises SettingsError."""
+        return self.secret("audit-key").encode()
 
     def secret_file(self, name: str) -> Path:
         """The file of a secret, for what reads files itself."""

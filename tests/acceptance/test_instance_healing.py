@@ -14,7 +14,7 @@ from sfp_server.instance import supervisor
 
 pytestmark = pytest.mark.acceptance
 
-SERVICES = ["postgres", "cache", "api", "dispatcher", "broker", "deliverer", "caddy", "guard"]
+SERVICES = ["postgres", "cache", "api", "dispatcher", "broker", "deliverer", "auditor", "caddy", "guard"]
 
 
 class Watch:

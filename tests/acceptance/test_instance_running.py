@@ -99,7 +99,7 @@ def readable(path: Path) -> bytes:
 
 
 def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
-    for service in ("api", "broker", "deliverer", "postgres", "cache", "caddy", "dispatcher"):
+    for service in ("api", "broker", "deliverer", "auditor", "postgres", "cache", "caddy", "dispatcher"):
         for pid in healthy.pids(service):
             facts = dict(
                 line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
@@ -111,9 +111,10 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
 @pytest.mark.parametrize(
     ("service", "secrets"),
     [
-        ("api", {"db-sfp_api", "jwt-signing.pem", "vault-public.pem", "valkey", "audit-key"}),
+        ("api", {"db-sfp_api", "jwt-signing.pem", "vault-public.pem", "valkey", "audit-key", "audit-public.pem"}),
         ("broker", {"db-sfp_broker", "vault-private.pem", "audit-key"}),
-        ("dispatcher", {"db-sfp_dispatcher", "audit-key"}),
+        ("dispatcher", {"db-sfp_dispatcher"}),
+        ("auditor", {"db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"}),
         ("deliverer", {"db-sfp_deliverer", "valkey"}),
         ("caddy", set()),
     ],

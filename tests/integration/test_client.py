@@ -304,3 +304,20 @@ def test_an_id_cannot_name_another_resource(client, double):
     with pytest.raises(NotFound):
         client.tasks.get("../secrets?x=")
     assert double.requests[0].path in {"/tasks/../secrets?x=", "/tasks/..%2Fsecrets%3Fx="}
+
+
+def test_a_device_is_polled_until_its_user_has_decided(double):
+    double.routes["POST /auth/device/code"] = Answer(body={"device_code": "d", "user_code": "BCDF-GHJK", "interval": 5})
+    double.routes["POST /auth/device/token"] = [
+        problem(400, "authorization_pending"),
+        problem(400, "slow_down"),
+        Answer(body=pair(1)),
+    ]
+    with Client(double.url) as client:
+        assert client.auth.begin_device()["user_code"] == "BCDF-GHJK"
+        assert client.auth.poll_device("d") is None
+        with pytest.raises(ApiError) as slowed:
+            client.auth.poll_device("d")
+        assert slowed.value.code == "slow_down"
+        assert client.auth.poll_device("d")["refresh_token"] == "refresh-1"
+    assert "authorization" not in double.requests[-1].headers

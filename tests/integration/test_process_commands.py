@@ -60,7 +60,11 @@ async def test_the_owner_is_made_once_and_recovered_after(directory, clone, admi
 
 @pytest.mark.parametrize(
     ("email", "password", "sentence"),
-    [("no address", "long enough", "e-mail"), ("a@b.example", "short", "8 to 1024"), ("a@b.example", "", "8 to 1024")],
+    [
+        ("no address", "long enough by far", "e-mail"),
+        ("a@b.example", "short", "12 to 1024"),
+        ("a@b.example", "", "12 to 1024"),
+    ],
 )
 def test_a_refusal_is_one_sentence(directory, clone, email, password, sentence):
     refused = run(directory, clone.admin_url, "create-owner", "--email", email, stdin=password + "\n")
@@ -71,16 +75,22 @@ def test_a_refusal_is_one_sentence(directory, clone, email, password, sentence):
 
 def test_a_team_of_others_is_not_taken_over(directory, clone):
     assert (
-        run(directory, clone.admin_url, "create-owner", "--email", "a@b.example", stdin="password 1\n").returncode == 0
+        run(directory, clone.admin_url, "create-owner", "--email", "a@b.example", stdin="a password 1\n").returncode
+        == 0
     )
-    refused = run(directory, clone.admin_url, "create-owner", "--email", "c@d.example", stdin="password 2\n")
+    refused = run(directory, clone.admin_url, "create-owner", "--email", "c@d.example", stdin="a password 2\n")
     assert refused.returncode == 1
     assert "other owners" in refused.stderr
 
 
 def test_an_absent_database_is_one_sentence(directory):
     refused = run(
-        directory, "postgresql://nobody@/x?host=/nowhere", "create-owner", "--email", "a@b.example", stdin="password\n"
+        directory,
+        "postgresql://nobody@/x?host=/nowhere",
+        "create-owner",
+        "--email",
+        "a@b.example",
+        stdin="a long password\n",
     )
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
@@ -91,7 +101,7 @@ def test_an_absent_database_is_one_sentence(directory):
 
 async def test_a_wrong_password_of_a_role_is_unavailable_not_a_crash(directory, clone):
     (directory / "secrets" / "db-sfp_api").write_text("wrong")
-    refused = run(directory, clone.admin_url, "create-owner", "--email", "a@b.example", stdin="password\n")
+    refused = run(directory, clone.admin_url, "create-owner", "--email", "a@b.example", stdin="a long password\n")
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
     with pytest.raises(asyncpg.InvalidPasswordError):

@@ -75,6 +75,7 @@ CONTEXTS = {
     "broker_ticket": Context(role="sfp_broker", settings=_sfp(token="acme")),
     "deliverer": Context(role="sfp_deliverer", settings=_sfp()),
     "courier": Context(role="sfp_courier", settings=_sfp()),
+    "auditor": Context(role="sfp_auditor", settings=_sfp("acme")),
     "remote": Context(role="sfp_remote_steps", settings=_sfp("acme")),
     "migrator": Context(role="sfp_migrator", settings=_sfp()),
     # people who come through PostgREST or Supabase
@@ -277,7 +278,7 @@ def _value(table: str, column: asyncpg.Record, owner: str | None, declared: Tabl
     known = {
         "team_id": f"'{ident(team)}'" if team else "NULL",
         "user_id": f"'{ident(person)}'",
-        "token_hash": f"'\\x{_hash(owner or '').hex()}'",
+        **dict.fromkeys(("token_hash", "device_hash", "assertion_hash"), f"'\\x{_hash(owner or '').hex()}'"),
     }
     if name in known:
         return known[name]

@@ -19,12 +19,14 @@ TABLES = {
     ),
     "artifacts": Table(
         grants={
+            "sfp_auditor": "S",
             "sfp_api": "SID",
             "sfp_courier": "SI",
             "sfp_dispatcher": "SI",
             "authenticated": "S(attempt content_type created_at id name sha256 size task_id team_id)",
         },
         rows={
+            "auditor": "S:own",
             "api api_machine": "SID:own",
             "dispatcher": "I:own S:other+own",
             "courier": "SI:other+own",
@@ -34,6 +36,7 @@ TABLES = {
     ),
     "attempts": Table(
         grants={
+            "sfp_auditor": "S",
             "sfp_api": "S",
             "sfp_broker": "S(attempt dispatcher_id lease_expires_at status task_id team_id)",
             "sfp_courier": "S(attempt dispatcher_id status task_id team_id)",
@@ -41,6 +44,7 @@ TABLES = {
             "authenticated": "S(attempt ended_at error exit_code queue runtime signal started_at status task_id team_id usage)",
         },
         rows={
+            "auditor": "S:own",
             "api api_machine": "S:own",
             "dispatcher": "SIU:other+own",
             "broker member owner": "S:own",
@@ -50,15 +54,17 @@ TABLES = {
     ),
     "audit_log": Table(
         grants={
-            "sfp_api": "SI",
-            "sfp_broker": "I",
+            "sfp_api": "S I(action actor detail request_id subject tag team_id)",
+            "sfp_broker": "I(action actor detail request_id subject tag team_id)",
+            "sfp_auditor": "S U(attested key_id previous sealed_at seq signature team_previous team_seq)",
             "authenticated": "S(action actor at detail id subject team_id)",
         },
         rows={
             "api api_machine": "I:none+own S:own",
             "api_user api_token api_nobody": "I:none",
             "broker": "I:own",
-            "migrator": "I:none",
+            "auditor": "SU:none+other+own",
+            "migrator": "I:none S:none+other+own",
             "owner": "S:own",
         },
     ),
@@ -99,14 +105,31 @@ TABLES = {
         },
         row={"name": "CASE '{owner}' WHEN 'acme' THEN 'task:x' ELSE 'task:y' END"},
     ),
+    "device_codes": Table(
+        grants={
+            "sfp_api": "SID U(decided_at decided_by interval_seconds is_approved polled_at used_at)",
+        },
+        rows={
+            "api api_machine api_user api_nobody": "SD:other",
+            "api_token": "IU:own D:other S:other+own",
+            "migrator": "S:other+own",
+        },
+        whose="address",
+        row={
+            "address": "'{id}'",
+            "expires_at": "CASE '{owner}' WHEN 'beta' THEN now() - interval '1 day' ELSE now() END",
+        },
+    ),
     "dispatchers": Table(
         grants={
+            "sfp_auditor": "S(id name toolchains version)",
             "sfp_api": "S",
             "sfp_broker": "S(enrolment id)",
             "sfp_courier": "S(enrolment id)",
             "sfp_dispatcher": "SIUD",
         },
         rows={
+            "auditor": "S:none",
             "api api_machine api_user api_token api_nobody": "S:none",
             "dispatcher migrator": "SIUD:none",
             "broker broker_ticket courier": "S:none",
@@ -183,12 +206,14 @@ TABLES = {
     ),
     "leases": Table(
         grants={
+            "sfp_auditor": "S",
             "sfp_api": "S",
             "sfp_broker": "I",
             "sfp_dispatcher": "S U(ended_at)",
             "authenticated": "S(attempt ended_at id kind leased_at name task_id team_id version)",
         },
         rows={
+            "auditor": "S:own",
             "api api_machine": "S:own",
             "dispatcher": "SU:own",
             "broker": "I:own",
@@ -250,6 +275,30 @@ TABLES = {
         whose="session_id",
         row={"session_id": "'{id}'"},
     ),
+    "saml_assertions": Table(
+        grants={
+            "sfp_api": "SID",
+        },
+        rows={
+            "api api_machine api_user api_nobody": "SD:other",
+            "api_token": "I:own SD:other",
+        },
+        whose="provider_id",
+        row={
+            "provider_id": "'{id}'",
+            "expires_at": "CASE '{owner}' WHEN 'beta' THEN now() - interval '1 day' ELSE now() END",
+        },
+    ),
+    "saml_metadata": Table(
+        grants={
+            "sfp_api": "SI U(facts fetched_at tried_at)",
+        },
+        rows={
+            "api api_machine api_user api_token api_nobody": "SIU:other+own",
+        },
+        whose="provider_id",
+        row={"provider_id": "'{id}'"},
+    ),
     "schedules": Table(
         grants={
             "sfp_api": "SI U(next_at)",
@@ -303,6 +352,7 @@ TABLES = {
     ),
     "tasks": Table(
         grants={
+            "sfp_auditor": "S",
             "sfp_api": "SI U(cancel_requested_at cancelled_by error finished_at reason reason_detail status)",
             "sfp_broker": "S(attempt created_by credentials id status team_id)",
             "sfp_courier": "S(attempt created_by data id status team_id)",
@@ -310,6 +360,7 @@ TABLES = {
             "authenticated": "S(attempt concurrency_key created_at created_by_name credentials data due_at error finished_at id labels limits max_attempts network priority progress reason reason_detail result retry_config retry_of runtime schedule_type series_id started_at status step team_id timeout_seconds type)",
         },
         rows={
+            "auditor": "S:own",
             "api api_machine": "SIU:own",
             "dispatcher": "SIU:other+own",
             "broker member owner": "S:own",
@@ -320,10 +371,12 @@ TABLES = {
     ),
     "teams": Table(
         grants={
+            "sfp_auditor": "S(id slug)",
             "sfp_api": "SID U(description name)",
             "authenticated": "S",
         },
         rows={
+            "auditor": "S:own",
             "api api_machine": "SIUD:own",
             "api_user api_token": "S:own",
             "migrator": "SIUD:other+own",
@@ -378,7 +431,9 @@ DEFINERS = {
     "add_user(text,text,text,text)": "sfp_api",
     "drop_old_events(timestamp with time zone)": "sfp_dispatcher",
     "drop_old_tasks(timestamp with time zone)": "sfp_dispatcher",
-    "enrol(text,text,bytea,bytea,integer)": "",
+    "devices_waiting(text)": "sfp_api",
+    "audit_is_sealed()": "",
+    "enrol(text,text,bytea,bytea,integer,bytea)": "",
     "find_user(text)": "sfp_api",
     "flows_under_way(text)": "sfp_api",
     "list_tasks(text,text,text,jsonb,timestamp with time zone,timestamp with time zone,uuid,integer)": "sfp_api",
@@ -389,5 +444,5 @@ DEFINERS = {
     "remove_user(uuid)": "sfp_api",
     "teams_keep_one()": "",
     "teams_of_caller(text)": "authenticated",
-    "unenrol(text)": "",
+    "unenrol(text,bytea)": "",
 }

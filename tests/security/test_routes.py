@@ -29,6 +29,9 @@ MEANT_TO_BE_PUBLIC = {
     ("POST", "/sfp/api/auth/sign-in"),
     ("POST", "/sfp/api/auth/sign-out"),
     ("GET", "/sfp/api/auth/.well-known/jwks.json"),
+    ("POST", "/sfp/api/auth/device/code"),
+    ("POST", "/sfp/api/auth/device/token"),
+    ("GET", "/sfp/api/audit/.well-known/jwks.json"),
     ("WEBSOCKET", "/sfp/api/realtime"),  # asks for the token in its first message
 }
 
@@ -92,7 +95,13 @@ async def test_without_scopes_every_route_answers_403_before_it_reads_the_reques
 
 @pytest.mark.parametrize("role", [Role.MEMBER, Role.APPLICATION])
 def test_only_owners_manage_what_gives_power(role):
-    powers = {Scope.APPLICATION_TOKENS_MANAGE, Scope.SECRETS_MANAGE, Scope.QUEUES_WRITE, Scope.DISPATCHERS_READ}
+    powers = {
+        Scope.APPLICATION_TOKENS_MANAGE,
+        Scope.SECRETS_MANAGE,
+        Scope.QUEUES_WRITE,
+        Scope.DISPATCHERS_READ,
+        Scope.AUDIT_READ,
+    }
     assert powers <= SCOPES[Role.OWNER]
     assert not powers & SCOPES[role]
 

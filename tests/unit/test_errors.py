@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from sfp_server import reference
-from sfp_server.errors import FieldError
+from sfp_server.errors import FieldError, OAuthError
 from sfp_server.web.problems import describe, extra_headers
 
 KINDS = reference.kinds()
@@ -37,7 +37,7 @@ def test_each_becomes_a_problem(kind):
         "errors": [{"path": "data.x[0]", "message": "no"}],
         "statusCode": kind.status,
         "message": "because",
-    }
+    } | ({"error": kind.code} if issubclass(kind, OAuthError) else {})
     stranger = describe(error, instance="/x", request_id="r", known=False)
     assert "because" not in (stranger.detail, stranger.message)
     headers = extra_headers(error)

@@ -18,6 +18,8 @@ from sfp_client.cli import output
 GROUPS = {
     "auth": ("sfp_client.cli.auth", "Sign in and out."),
     "application-token": ("sfp_client.cli.application_token", "Tokens for machines."),
+    "user": ("sfp_client.cli.user", "People of a team."),
+    "team": ("sfp_client.cli.team", "Teams, and who is in them."),
     "secret": ("sfp_client.cli.secret", "Secrets that tasks may declare."),
     "task": ("sfp_client.cli.task", "Submit, follow and inspect tasks."),
     "artifacts": ("sfp_client.cli.artifacts", "Files that tasks kept."),

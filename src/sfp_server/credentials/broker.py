@@ -21,6 +21,7 @@ from uuid import UUID, uuid4
 import msgspec
 import structlog
 
+from sfp_server.audit import service as audit
 from sfp_server.credentials.proof import holds
 from sfp_server.credentials.service import SQL
 from sfp_server.credentials.vault import CannotOpen, Opener, Place, Sealed
@@ -91,9 +92,10 @@ async def _lease_all(tx: Tx, opener: Opener, drawn: Row, task: Row) -> list[dict
             raise Refused(f"the secret {item['name']} no longer exists")
         value = _open(opener, drawn, row)
         await tx.execute(SQL["add_lease"], drawn["task_id"], drawn["attempt"], "secret", row["name"], row["version"])
-        await tx.execute(
-            SQL["audit_lease"],
+        await audit.record(
+            tx,
             task["created_by"],
+            "credential.lease",
             f"secret:{row['name']}",
             {"task": str(drawn["task_id"]), "attempt": drawn["attempt"], "version": row["version"]},
         )

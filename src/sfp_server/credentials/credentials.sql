@@ -66,7 +66,3 @@ SELECT id, name, version, key_version, sealed_key, ciphertext
 -- name: add_lease
 INSERT INTO leases (team_id, task_id, attempt, kind, name, version)
 VALUES (current_team(), $1, $2, $3, $4, $5)
-
--- name: audit_lease
-INSERT INTO audit_log (team_id, actor, action, subject, detail)
-VALUES (current_team(), $1, 'credential.lease', $2, $3)

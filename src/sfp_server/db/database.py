@@ -59,8 +59,12 @@ class Violation(Exception):
 class Tx:
     """An open transaction. Its methods raise `Violation` for constraints and `Unavailable` when the server is away."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, *, team_id: UUID | None = None, audit_key: bytes | None = None) -> None:
         self._connection = connection
+        #: the team that row-level security sees
+        self.team_id = team_id
+        #: with which this process vouches for audit entries; None: it has none
+        self.audit_key = audit_key
 
     async def one(self, statement: str, *values: Any) -> Row | None:
         """The first row, or None."""
@@ -92,6 +96,7 @@ class Tx:
     async def serve(self, team_id: UUID) -> None:
         """From here on the transaction acts inside `team_id`: for the dispatcher and the broker, which serve all."""
         await self.execute("SELECT set_config('sfp.team_id', $1, true)", str(team_id))
+        self.team_id = team_id
 
     async def leave(self) -> None:
         """Undo `serve`: from here on the transaction is in no team."""
@@ -114,8 +119,10 @@ class Database:
         least: int = 1,
         schema: str = "sfp",
         access: Mapping[str, Any] | None = None,
+        audit_key: bytes | None = None,
     ) -> None:
-        """`access`: what a connection needs beside the URL (`password`, `ssl`)."""
+        """`access`: what a connection needs beside the URL (`password`, `ssl`); `audit_key`: as `Tx.audit_key`."""
+        self._audit_key = audit_key
         self._url = url
         self._schema = schema
         self._access = dict(access or {})
@@ -191,7 +198,7 @@ class Database:
             try:
                 with _translated():
                     await connection.execute(begin)
-                yield Tx(connection)
+                yield Tx(connection, team_id=team_id, audit_key=self._audit_key)
                 with _translated():
                     await connection.execute("COMMIT")
             except BaseException:

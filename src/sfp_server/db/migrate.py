@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sfp_server.db.database import fetch, run_script
 
-SERVICE_ROLES = ("sfp_api", "sfp_dispatcher", "sfp_broker", "sfp_deliverer", "sfp_courier")
+SERVICE_ROLES = ("sfp_api", "sfp_dispatcher", "sfp_broker", "sfp_deliverer", "sfp_courier", "sfp_auditor")
 
 #: any number; the same for every migrator
 _LOCK = 7_302_023

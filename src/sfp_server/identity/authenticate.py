@@ -125,7 +125,7 @@ class Authenticator:
             if session["stale"]:
                 await tx.execute(SQL["touch_session"], claims.session_id)
             memberships = await tx.all(SQL["memberships"], claims.user_id)
-        return _user_actor(claims.user_id, session["email"], _chosen(memberships, team), claims.session_id)
+        return _user_actor(claims.user_id, session["email"], memberships, team, session_id=claims.session_id)
 
     async def _external(self, claims: ExternalClaims, team: str | None) -> Actor:
         """The user of a token of the trusted service. Raises TokenInvalid (there is no such user here), NotFound."""
@@ -134,7 +134,7 @@ class Authenticator:
             raise TokenInvalid("the token's user is not known here")
         async with self._db.identifying(user_id=user["id"]) as tx:
             memberships = await tx.all(SQL["memberships"], user["id"])
-        return _user_actor(user["id"], user["email"], _chosen(memberships, team), None)
+        return _user_actor(user["id"], user["email"], memberships, team)
 
     async def _by_id(self, claims: ExternalClaims) -> Row | None:
         if claims.user_id is None:
@@ -170,7 +170,11 @@ def _chosen(memberships: Sequence[Row], team: str | None) -> Row | None:
     return chosen
 
 
-def _user_actor(user_id: UUID, email: str, membership: Row | None, session_id: UUID | None) -> Actor:
+def _user_actor(
+    user_id: UUID, email: str, memberships: Sequence[Row], team: str | None, *, session_id: UUID | None = None
+) -> Actor:
+    """Raises NotFound: the team is not the user's."""
+    membership = _chosen(memberships, team)
     role = Role(membership["role"]) if membership else Role.MEMBER
     return Actor(
         id=user_id,
@@ -180,4 +184,5 @@ def _user_actor(user_id: UUID, email: str, membership: Row | None, session_id: U
         name=email,
         scopes=SCOPES[role] if membership else NO_TEAM,
         session_id=session_id,
+        anywhere=NO_TEAM.union(*(SCOPES[Role(row["role"])] for row in memberships)),
     )

@@ -1,37 +1,42 @@
 """The first owner, and the way back in for one who forgot the password: a command on the machine itself."""
 
-import re
 from uuid import UUID
 
 from sfp_server.audit import service as audit
 from sfp_server.db.database import Database, Tx, Violation
 from sfp_server.db.queries import load
-from sfp_server.errors import Conflict, Malformed
-from sfp_server.identity.attempts import Kind, forget, guess, normal_email
-from sfp_server.identity.passwords import hash_now
+from sfp_server.errors import Conflict
+from sfp_server.identity.attempts import Kind, forget, guess
+from sfp_server.identity.passwords import check_policy, hash_now
+from sfp_server.identity.users import email_address
 
 SQL = load(__package__ or "", "identity.sql")
 
-_EMAIL = re.compile(r"[^\s@\x00-\x1f]{1,200}@[^\s@\x00-\x1f]{1,200}")
 _COMMAND = "command:create-owner"
 
 
-async def create_owner(url: str, email: str, password: str, *, team_slug: str = "default", team_name: str = "") -> UUID:
+async def create_owner(
+    url: str,
+    email: str,
+    password: str,
+    *,
+    team_slug: str = "default",
+    team_name: str = "",
+    audit_key: bytes | None = None,
+) -> UUID:
     """Make `email` an owner of the team (made when missing) with this password, and answer the user's id.
 
     Args:
         url: of the role `sfp_api`.
+        audit_key: vouches for the audit entries.
 
     A user who exists gets the password, is enabled, and is signed out everywhere. Raises Malformed, Conflict (the
     team exists and belongs to others), Unavailable.
     """
-    email = normal_email(email)
-    if _EMAIL.fullmatch(email) is None:
-        raise Malformed("that is no e-mail address")
-    if not 8 <= len(password) <= 1024:
-        raise Malformed("a password has 8 to 1024 characters")
+    email = email_address(email)
+    check_policy(password, email)
     password_hash = hash_now(password)
-    async with Database(url, application="sfp create-owner", size=1) as db:
+    async with Database(url, application="sfp create-owner", size=1, audit_key=audit_key) as db:
         async with db.identifying() as tx:
             user_id = await _user(tx, email, password_hash)
         async with db.identifying(user_id=user_id) as tx:

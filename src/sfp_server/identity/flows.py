@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from sfp_server.audit import service as audit
@@ -50,6 +51,7 @@ class Flow:
 
     id: UUID
     request_id: str | None
+    begun_at: datetime
     destination: Destination
 
 
@@ -116,7 +118,7 @@ class Flows:
             client_challenge=row["client_challenge"],
             continue_to=row["continue_to"],
         )
-        return Flow(id=row["id"], request_id=row["request_id"], destination=to)
+        return Flow(id=row["id"], request_id=row["request_id"], begun_at=row["created_at"], destination=to)
 
     async def finish(self, provider: Provider, flow: Flow, identity: ExternalIdentity, caller: Caller) -> Finished:
         """Sign in whom the provider vouches for. Raises SignInRefused, which is in the audit trail then."""

@@ -24,10 +24,13 @@ class Scope(StrEnum):
     QUEUES_WRITE = "queues:write"
     DISPATCHERS_READ = "dispatchers:read"
     EVENTS_READ = "events:read"
+    AUDIT_READ = "audit:read"
     SECRETS_MANAGE = "secrets:manage"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"
     SSO_MANAGE = "sso:manage"
     TEAMS_READ = "teams:read"
+    TEAMS_MANAGE = "teams:manage"
+    USERS_MANAGE = "users:manage"
     USERS_SELF = "users:self"
     HEALTH_READ = "health:read"
 

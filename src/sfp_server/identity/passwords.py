@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
-from sfp_server.errors import Unavailable
+from sfp_server.errors import FieldError, Malformed, Unavailable
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -19,6 +19,19 @@ Answer = TypeVar("Answer")
 _AT_ONCE = 2
 #: sign-ins that may wait for a core before more are turned away
 _WAITING = 64
+
+
+def check_policy(password: str, email: str) -> None:
+    """What may become a password: 12 to 1024 characters, and not the address. Raises Malformed."""
+    if not 12 <= len(password) <= 1024:
+        message = "a password has 12 to 1024 characters"
+    elif password.strip().lower() in {email, email.partition("@")[0]}:
+        message = "the e-mail address is no password"
+    elif len(set(password)) < 4:
+        message = "a password has more than three different characters"
+    else:
+        return
+    raise Malformed(message, errors=(FieldError(path="password", message=message),))
 
 
 class Passwords:

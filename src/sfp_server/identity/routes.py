@@ -1,4 +1,4 @@
-"""Sign-in, application tokens, the caller's own user and teams."""
+"""Sign-in and application tokens."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -80,8 +80,8 @@ async def login(
     data: JSONBody[SignIn], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
 ) -> Signed:
     """Sign in with e-mail address and password."""
-    signed = await sessions.sign_in(data.email, data.password, _caller(request))
-    return await _signed(db, signed)
+    signed = await sessions.sign_in(data.email, data.password, caller_of(request))
+    return await signed_answer(db, signed)
 
 
 @post("/auth/token", opt={"scope": PUBLIC, "errors": (Unauthenticated,)}, status_code=200)
@@ -94,10 +94,10 @@ async def token(
 ) -> Signed:
     """A new pair of tokens: for a refresh token, or for the code of a sign-in."""
     if isinstance(data, Refresh):
-        signed = await sessions.refresh(data.refresh_token, _caller(request))
+        signed = await sessions.refresh(data.refresh_token, caller_of(request))
     else:
-        signed = await flows.exchange(data.code, data.code_verifier, data.redirect_uri, _caller(request))
-    return await _signed(db, signed)
+        signed = await flows.exchange(data.code, data.code_verifier, data.redirect_uri, caller_of(request))
+    return await signed_answer(db, signed)
 
 
 class TrustedTokens(SnakeWire):
@@ -228,52 +228,11 @@ async def revoke_token(
     return _row(revoked, datetime.now(UTC))
 
 
-class UserTeam(Wire):
-    slug: str
-    name: str
-    role: str
+ROUTES = [login, token, callback, logout, jwks, create_token, list_tokens, revoke_token]
 
 
-class Me(Wire):
-    id: UUID
-    email: str
-    first_name: str
-    last_name: str
-    role: str
-    teams: list[UserTeam]
-    created_at: datetime
-
-
-@get("/users/me", opt={"scope": "users:self"})
-async def me(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Me:
-    """The user of the token that calls this."""
-    async with db.identifying(user_id=actor.id) as tx:
-        user = await tx.one(SQL["user_by_id"], actor.id)
-        memberships = await tx.all(SQL["memberships"], actor.id)
-    assert user is not None  # the actor's own session names it
-    return Me(
-        id=user["id"],
-        email=user["email"],
-        first_name=user["first_name"],
-        last_name=user["last_name"],
-        role=actor.role,
-        teams=_teams(memberships),
-        created_at=user["created_at"],
-    )
-
-
-@get("/teams", opt={"scope": "teams:read"})
-async def teams(actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Page[UserTeam]:
-    """The teams of the user of the token that calls this, in the order in which they were joined."""
-    async with db.identifying(user_id=actor.id) as tx:
-        memberships = await tx.all(SQL["memberships"], actor.id)
-    return Page(items=_teams(memberships))
-
-
-ROUTES = [login, token, callback, logout, jwks, create_token, list_tokens, revoke_token, me, teams]
-
-
-def _caller(request: ApiRequest) -> Caller:
+def caller_of(request: ApiRequest) -> Caller:
+    """Where a request comes from, for sessions and the audit trail."""
     return Caller(address=address_of(request), user_agent=request.headers.get("user-agent", ""))
 
 
@@ -283,7 +242,8 @@ def _only_users(actor: Actor) -> None:
         raise Forbidden("application tokens are managed by owners, signed in as themselves")
 
 
-async def _signed(db: Database, signed: SignedIn) -> Signed:
+async def signed_answer(db: Database, signed: SignedIn) -> Signed:
+    """The body of every answer that signs somebody in."""
     async with db.identifying(user_id=signed.user_id) as tx:
         memberships = await tx.all(SQL["memberships"], signed.user_id)
     role: str = memberships[0]["role"] if memberships else Role.MEMBER
@@ -309,7 +269,3 @@ def _row(token: ApplicationToken, now: datetime) -> TokenRow:
         last_used_at=token.last_used_at,
         status=token.status(now),
     )
-
-
-def _teams(memberships: Any) -> list[UserTeam]:
-    return [UserTeam(slug=row["slug"], name=row["name"], role=row["role"]) for row in memberships]

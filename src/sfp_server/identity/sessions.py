@@ -56,13 +56,14 @@ class Sessions:
         signer: Signer,
         *,
         refresh_days: int,
+        passwords: Passwords,
         passwords_for: Literal["auto", "everyone", "owners", "off"],
     ) -> None:
         self._db = db
         self._who_has_passwords: Literal["auto", "everyone", "owners", "off"] = passwords_for
         self._signer = signer
         self._refresh_days = refresh_days
-        self._passwords = Passwords()
+        self._passwords = passwords
         self._turns = attempts.Turns()
 
     async def sign_in(self, email: str, password: str, caller: Caller) -> SignedIn:

@@ -85,7 +85,7 @@ UPDATE sign_in_flows f
    AND p.id = f.provider_id
    AND p.slug = $3
    AND p.enabled
-RETURNING f.id, f.request_id, f.redirect_to, f.client_state, f.client_challenge, f.continue_to;
+RETURNING f.id, f.request_id, f.created_at, f.redirect_to, f.client_state, f.client_challenge, f.continue_to;
 
 -- name: identity
 -- Whom this provider calls so. No row: nobody yet.

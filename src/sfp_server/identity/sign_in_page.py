@@ -14,10 +14,11 @@ from sfp_server.identity.continuing import destination
 from sfp_server.identity.flows import Destination, Flows
 from sfp_server.identity.providers import Providers
 from sfp_server.identity.redirects import check_redirect, is_own_path, origin_of, with_parameters
-from sfp_server.identity.sessions import Caller, Sessions
+from sfp_server.identity.routes import caller_of
+from sfp_server.identity.sessions import Sessions
 from sfp_server.settings import Settings
 from sfp_server.web import pages
-from sfp_server.web.guard import PUBLIC, address_of
+from sfp_server.web.guard import PUBLIC
 from sfp_server.web.pages import Markup
 from sfp_server.web.wire import ApiRequest
 
@@ -112,7 +113,7 @@ async def sign_in(
     visitor = await browsers.visitor(request)
     visitor.check_csrf(data.csrf)
     to = _destination(data, settings)
-    caller = Caller(address=address_of(request), user_agent=request.headers.get("user-agent", ""))
+    caller = caller_of(request)
     try:
         person = await sessions.recognise(data.email, data.password, caller)
     except Unauthenticated as error:

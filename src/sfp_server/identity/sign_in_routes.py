@@ -13,11 +13,12 @@ from sfp_server.identity.external import ExternalIdentity, Provider, redirect_ur
 from sfp_server.identity.flows import Destination, Finished, Flow, Flows, new_secret
 from sfp_server.identity.providers import Providers
 from sfp_server.identity.redirects import check_redirect, is_own_path, with_parameters
+from sfp_server.identity.routes import caller_of
 from sfp_server.identity.sessions import Caller, Sessions
 from sfp_server.identity.sign_in_page import SIGN_IN, choice
 from sfp_server.settings import Settings
 from sfp_server.web import pages
-from sfp_server.web.guard import PUBLIC, address_of
+from sfp_server.web.guard import PUBLIC
 from sfp_server.web.wire import ApiRequest, Wire
 
 _CHALLENGE = r"^[A-Za-z0-9_-]{43}$"
@@ -175,10 +176,6 @@ def back_to_client(flow: Flow, error: SignInRefused | ProviderFailed) -> Respons
     return pages.redirect(
         with_parameters(to.redirect_to, error=name, error_description=str(error), state=to.client_state)
     )
-
-
-def caller_of(request: ApiRequest) -> Caller:
-    return Caller(address=address_of(request), user_agent=request.headers.get("user-agent", ""))
 
 
 class PublicProvider(Wire):

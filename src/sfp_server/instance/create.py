@@ -135,7 +135,7 @@ def _end(_number: int, _frame: object) -> None:
 def _prepare(staged: Place, base: Path, wish: Wanted, environ: Mapping[str, str]) -> Settings:
     """Directories, config.json and secrets. Raises InstanceError for settings that cannot be."""
     values = choose_ports(base, staged.tenant, {"tenant": staged.tenant, **wish.values})
-    for name in ("logs", "tmp", "caddy"):
+    for name in ("logs", "tmp", "caddy", "audit"):
         make_directory(staged.directory / name)
     ensure_run_directory(staged)
     configuration.save(staged, values)

@@ -37,7 +37,7 @@ def add(at: Place, name: str, *, slots: int, environ: Mapping[str, str]) -> Adde
     if enrolments.NAME.fullmatch(name) is None:
         raise InstanceError(f"'{name[:60]}' cannot be a name: use 1 to 40 of a-z, 0-9 and the hyphen", exit_code=2)
     token = Token.fresh(tls.fingerprint(tls.certificate_of(keys.authority(at))))
-    role = _run(enrolments.enrol(settings.admin_url(), name, token, slots=slots))
+    role = _run(enrolments.enrol(settings.admin_url(), name, token, slots=slots, audit_key=settings.audit_key()))
     broker, remark = _broker(settings)
     return Added(
         name=name,
@@ -76,7 +76,7 @@ def remove(at: Place, name: str, environ: Mapping[str, str]) -> None:
     from sfp_server.remote import enrolments
 
     settings = configuration.settings(at, environ)
-    _run(enrolments.unenrol(settings.admin_url(), name))
+    _run(enrolments.unenrol(settings.admin_url(), name, audit_key=settings.audit_key()))
 
 
 def _broker(settings: Settings) -> tuple[str, str]:

@@ -8,17 +8,37 @@ from sfp_server.instance.place import Place, make_directory, write
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-ROLES = ("postgres", "sfp_migrator", "sfp_api", "sfp_dispatcher", "sfp_broker", "sfp_deliverer", "sfp_courier")
+ROLES = (
+    "postgres",
+    "sfp_migrator",
+    "sfp_api",
+    "sfp_dispatcher",
+    "sfp_broker",
+    "sfp_deliverer",
+    "sfp_courier",
+    "sfp_auditor",
+)
 PASSWORDS = (*(f"db-{role}" for role in ROLES), "valkey")
 #: what an instance cannot start without
-REQUIRED = (*PASSWORDS, "jwt-signing.pem", "vault-private.pem", "vault-public.pem", "audit-key", "provider-key")
+REQUIRED = (
+    *PASSWORDS,
+    "jwt-signing.pem",
+    "vault-private.pem",
+    "vault-public.pem",
+    "audit-key",
+    "audit-signing.pem",
+    "audit-public.pem",
+    "provider-key",
+)
 
 
 def make_secrets(at: Place) -> None:
     """Write every secret of REQUIRED, fresh."""
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     make_directory(at.secrets)
@@ -30,6 +50,22 @@ def make_secrets(at: Place) -> None:
     vault = X25519PrivateKey.generate()
     write(at.secrets / "vault-private.pem", _private_pem(vault))
     write(at.secrets / "vault-public.pem", _public_pem(vault))
+    auditor = Ed25519PrivateKey.generate()
+    write(at.secrets / "audit-signing.pem", _private_pem(auditor))
+    write(at.secrets / "audit-public.pem", _public_pem(auditor))
+
+
+def replace_audit_key(at: Place) -> None:
+    """A new key for the auditor, which takes it at its next start; the public halves of all keys stay, oldest first.
+
+    The public half first: after a crash in between there is a key too many, which signs nothing.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    auditor = Ed25519PrivateKey.generate()
+    public = at.secrets / "audit-public.pem"
+    write(public, public.read_text() + _public_pem(auditor))
+    write(at.secrets / "audit-signing.pem", _private_pem(auditor))
 
 
 def authority(at: Place) -> str:
@@ -71,13 +107,13 @@ def _has_text(path: Path) -> bool:
         return False
 
 
-def _private_pem(key: "EllipticCurvePrivateKey | X25519PrivateKey") -> str:
+def _private_pem(key: "EllipticCurvePrivateKey | X25519PrivateKey | Ed25519PrivateKey") -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-def _public_pem(key: "X25519PrivateKey") -> str:
+def _public_pem(key: "X25519PrivateKey | Ed25519PrivateKey") -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

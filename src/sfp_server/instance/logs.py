@@ -16,6 +16,7 @@ SERVICES = (
     "dispatcher",
     "broker",
     "deliverer",
+    "auditor",
     "courier",
     "postgres",
     "cache",

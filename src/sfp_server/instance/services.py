@@ -98,6 +98,8 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
         return [sys.executable, "-I", "-m", "sfp_server.cli", verb, "--directory", str(at.directory)]
 
     hidden = _others(at, "")
+    if settings.audit_checkpoint_dir:
+        hidden.append(settings.audit_checkpoint_dir)
     courier = Service(
         name="courier",
         argv=process("courier"),
@@ -128,6 +130,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "jwt-signing.pem",
                 "vault-public.pem",
                 "audit-key",
+                "audit-public.pem",
                 "supabase-jwt-secret",
             ],
             hidden=hidden,
@@ -143,11 +146,19 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             priority=400,
         ),
         Service(
+            name="auditor",
+            argv=process("audit"),
+            env=env,
+            secrets=["db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"],
+            hidden=_others(at, "auditor"),
+            priority=250,  # stops after everybody who writes entries
+        ),
+        Service(
             name="dispatcher",
             argv=process("dispatch"),
             env=env,
             capabilities=None,
-            secrets=["db-sfp_dispatcher", "audit-key"],
+            secrets=["db-sfp_dispatcher"],
             hidden=hidden,
             stop_seconds=DRAIN_SECONDS + 10,
             priority=900,  # stops first: running tasks end while everything they need is still there
@@ -170,7 +181,12 @@ def _caddy(at: Place, settings: Settings, base: dict[str, str]) -> Service:
 
 def _others(at: Place, mine: str) -> list[str]:
     """Directories that only one service, or nobody but supervisord and the operator, has business with."""
-    owners = {"postgres": at.database, "caddy": at.directory / "caddy", "": at.supervisor_socket.parent}
+    owners = {
+        "postgres": at.database,
+        "caddy": at.directory / "caddy",
+        "auditor": at.directory / "audit",
+        "": at.supervisor_socket.parent,
+    }
     return [str(path) for owner, path in owners.items() if owner != mine or not owner]
 
 

@@ -70,7 +70,7 @@ def _dispatcher(at: Place) -> dict[str, Any]:
 def _services(
     at: Place, settings: Settings, processes: list[Process], dispatcher: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    names = ["api", "dispatcher", "broker", "deliverer"]
+    names = ["api", "dispatcher", "broker", "deliverer", "auditor"]
     names += ["postgres"] if settings.database_url is None else []
     names += ["cache"] if settings.cache_url is None else []
     names += ["caddy"] if settings.caddy else []

@@ -18,7 +18,9 @@ async def run(settings: Settings) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     stopping = stop_signal()
     opener = Opener(settings.secret("vault-private.pem"))
-    async with Database(settings.role_url("sfp_broker"), application="sfp broker", size=4) as database:
+    async with Database(
+        settings.role_url("sfp_broker"), application="sfp broker", size=4, audit_key=settings.audit_key()
+    ) as database:
         await until_stopped(stopping, _serve(Broker(database, opener), settings))
 
 

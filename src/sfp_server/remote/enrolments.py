@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import structlog
 
+from sfp_server.audit.tag import tag
 from sfp_server.db.database import Row, Violation, fetch, run_script
 from sfp_server.errors import Conflict, NotFound, Unavailable
 from sfp_server.remote.token import Token
@@ -37,8 +38,8 @@ SELECT enrolments.name, enrolments.slots, enrolments.role, enrolments.created_at
 _CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1"
 
 
-async def enrol(admin_url: str, name: str, token: Token, *, slots: int) -> str:
-    """Let a machine run tasks; answers its login role.
+async def enrol(admin_url: str, name: str, token: Token, *, slots: int, audit_key: bytes | None = None) -> str:
+    """Let a machine run tasks; answers its login role. `audit_key` vouches for the audit entry.
 
     Raises Conflict (the name is taken), Unavailable.
     """
@@ -53,12 +54,13 @@ async def enrol(admin_url: str, name: str, token: Token, *, slots: int) -> str:
     try:
         await fetch(
             admin_url,
-            "SELECT sfp.enrol($1, $2, $3, $4, $5)",
+            "SELECT sfp.enrol($1, $2, $3, $4, $5, $6)",
             name,
             role,
             token.courier_hash(),
             token.public_key(),
             slots,
+            _tag(audit_key, "dispatcher.enrolled", name, {"slots": slots}),
         )
     except Violation as error:
         await _drop(admin_url, role)
@@ -66,9 +68,10 @@ async def enrol(admin_url: str, name: str, token: Token, *, slots: int) -> str:
     return role
 
 
-async def unenrol(admin_url: str, name: str) -> None:
+async def unenrol(admin_url: str, name: str, *, audit_key: bytes | None = None) -> None:
     """End an enrolment: nothing that the machine holds can be written from here on. Raises NotFound, Unavailable."""
-    rows = await fetch(admin_url, "SELECT sfp.unenrol($1) AS role", name)
+    made = _tag(audit_key, "dispatcher.removed", name, {})
+    rows = await fetch(admin_url, "SELECT sfp.unenrol($1, $2) AS role", name, made)
     role = rows[0]["role"]
     if role is None:
         raise NotFound(f"there is no dispatcher {name}")
@@ -78,6 +81,11 @@ async def unenrol(admin_url: str, name: str) -> None:
 async def enrolled(admin_url: str) -> Sequence[Row]:
     """All enrolments, with what their dispatchers said last."""
     return await fetch(admin_url, _LISTED)
+
+
+def _tag(key: bytes | None, action: str, name: str, detail: dict[str, int]) -> bytes | None:
+    """Of the audit entry that the function writes."""
+    return key and tag(key, team=None, actor="admin", action=action, subject=f"dispatcher:{name}", detail=detail)
 
 
 async def _drop(admin_url: str, role: str) -> None:

@@ -1,7 +1,7 @@
 """`/tasks`, `/logs`, `/queues`: parse → one use case → render."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from sfp_server.tasks.model import Queue, Status
 from sfp_server.web.guard import bearer
 from sfp_server.web.idempotency import once
 from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after, page
+from sfp_server.web.times import aware
 from sfp_server.web.wire import ApiRequest
 
 _MAX_LABELS = 16
@@ -108,8 +109,8 @@ async def list_tasks(
         type=type,
         priority=priority,
         labels=_labels(labels or []),
-        created_after=_aware(created_after, "createdAfter"),
-        created_before=_aware(created_before, "createdBefore"),
+        created_after=aware(created_after, "createdAfter"),
+        created_before=aware(created_before, "createdBefore"),
     )
     async with db.transaction(actor) as tx:
         rows = await service.listed(tx, wanted, after=after(cursor), limit=limit + 1)
@@ -272,8 +273,8 @@ async def get_logs(
             tx,
             task_id,
             after=after,
-            since=_aware(since, "from"),
-            until=_aware(until, "to"),
+            since=aware(since, "from"),
+            until=aware(until, "to"),
             limit=limit,
             attempt=attempt,
         )
@@ -317,19 +318,6 @@ def _labels(texts: list[str]) -> dict[str, str] | None:
         message = f"must be key:value, {_MAX_LABELS} times at most"
         raise Malformed(f"label: {message}", errors=(FieldError(path="label", message=message),))
     return {key: value for key, _, value in pairs} or None
-
-
-def _aware(at: datetime | None, name: str) -> datetime | None:
-    """The time as the database takes it: with a zone, and within its calendar in UTC. Raises Malformed."""
-    if at is None:
-        return None
-    message = "needs a time zone, as in 2026-01-01T00:00:00Z"
-    if at.tzinfo is not None:
-        try:
-            return at.astimezone(UTC)
-        except OverflowError:
-            message = "lies outside the calendar"
-    raise Malformed(f"{name}: {message}", errors=(FieldError(path=name, message=message),))
 
 
 ROUTES = [

@@ -3,6 +3,10 @@
     @get("/tasks", opt={"scope": "tasks:read"})
     @get("/health", opt={"scope": PUBLIC})
 
+A route below `/teams/{slug}` says `"team": "path"`, one that takes `?team=` says `"team": "query"`: the caller then
+acts in that team, with the role it has there. Where the body names the team, the guard asks only whether the caller has
+the scope in any team (`"anywhere": True`), and the handler asks again.
+
 The order is 401, then 403, then 404 and 400: nothing of the request is parsed for somebody who may not send it.
 
 A page of a foreign origin changes nothing here, with or without a cookie (CSRF). A route that other people's pages post
@@ -65,9 +69,23 @@ class Guard:
         needed = handler.opt.get("scope")
         if needed == PUBLIC:
             return
-        team = connection.headers.get("x-sfp-team") or None
+        team = _team_of(connection, handler)
         actor = await self.authenticate(bearer(connection), team=team, address=address_of(connection))
         connection.scope["user"] = actor
         self.limiter.check(scope, actor.label, "actor", self.actor_limit)
-        if not isinstance(needed, str) or needed not in actor.scopes:
+        scopes = actor.anywhere if handler.opt.get("anywhere") else actor.scopes
+        if not isinstance(needed, str) or needed not in scopes:
             raise Forbidden(f"this needs the scope {needed}" if needed else "this route declares no scope")
+
+
+def _team_of(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> str | None:
+    """The slug of the team that the caller wants to act in: one that the path or query names overrides the header."""
+    named: str | None = None
+    match handler.opt.get("team"):
+        case "path":
+            named = connection.path_params["slug"]
+        case "query":
+            named = connection.query_params.get("team")
+        case _:
+            pass
+    return named or connection.headers.get("x-sfp-team") or None

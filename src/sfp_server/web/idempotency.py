@@ -53,12 +53,14 @@ async def once(
     status: int = 201,
     seal: Transform | None = None,
     unseal: Transform | None = None,
+    fingerprint: Callable[[bytes], bytes] = lambda text: hashlib.sha256(text).digest(),
 ) -> Answer:
     """Call `create` unless this actor has sent this key before; without the header, always.
 
     Args:
         tx: the transaction in which `create` works; commit it before answering.
         create: makes the thing and gives the answer's body (a wire struct or JSON-safe dictionary).
+        fingerprint: what is stored of the request; a keyed one where it carries a secret that could be guessed.
         seal: what is stored instead of the body, where the body shows a secret once; `unseal` undoes it.
 
     Raises Malformed (a key that is none), IdempotencyMismatch (the same key came with another body).
@@ -66,7 +68,7 @@ async def once(
     key = key_of(request)
     if key is None:
         return Answer(body=_plain(await create()), status=status)
-    digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + await request.body()).digest()
+    digest = fingerprint(f"{request.method} {request.url.path}\n".encode() + await request.body())
     if await tx.one(SQL["reserve"], actor.label, key, digest) is None:
         return await _replay(tx, actor, key, digest, unseal)
     body = _plain(await create())

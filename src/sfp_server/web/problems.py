@@ -21,6 +21,7 @@ from sfp_server.errors import (
     Malformed,
     MethodNotAllowed,
     NotFound,
+    OAuthError,
     SfpError,
     TooLarge,
     TooManyRequests,
@@ -84,6 +85,8 @@ class Problem(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
     code: str
     request_id: str
     errors: list[FieldProblem]
+    #: for OAuth clients (RFC 6749, 5.2), where the error is one that they know
+    error: str = ""
     #: for clients of the original product
     status_code: int
     message: str
@@ -101,6 +104,7 @@ def describe(error: SfpError, *, instance: str, request_id: str, known: bool) ->
         code=error.code,
         request_id=request_id,
         errors=[FieldProblem(path=wrong.path, message=wrong.message) for wrong in error.errors],
+        error=error.code if isinstance(error, OAuthError) else "",
         status_code=error.status,
         message=detail,
     )

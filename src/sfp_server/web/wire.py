@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from typing import Any, cast
+from urllib.parse import parse_qsl
 
 import msgspec
 from litestar import Request
@@ -47,7 +48,10 @@ class SnakeWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ApiRequest(Request[Any, Any, State]):
-    """A request whose `data` parameter is decoded strictly: "5" is no number, and a bad body is a 400."""
+    """A request whose `data` parameter is decoded strictly: "5" is no number, and a bad body is a 400.
+
+    Bodies are JSON; routes with `opt={"form": True}` also take a form, as OAuth clients send it.
+    """
 
     async def body(self) -> bytes:
         """The whole body, for routes whose limit lets it be kept in memory. Raises BodyTimeout, TooLarge."""
@@ -61,11 +65,26 @@ class ApiRequest(Request[Any, Any, State]):
         """The body as the type that the handler's `data` asks for. Raises Malformed, UnsupportedMediaType."""
         body = await self.body()
         essence = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        handler = cast("Any", self.route_handler)
+        field = handler.parsed_data_field  # Litestar: a FieldDefinition or None
+        # Not `raw`: its Annotated carries Litestar's marker, whose hash costs msgspec more than the decoding.
+        kind: Any = field.annotation if field is not None else Any
+        if essence == "application/x-www-form-urlencoded" and handler.opt.get("form"):
+            return convert(form(body), kind)
         if essence != "application/json" and not essence.endswith("+json"):
             raise UnsupportedMediaType("send the body as application/json")
-        field = cast("Any", self.route_handler).parsed_data_field  # Litestar: a FieldDefinition or None
-        # Not `raw`: its Annotated carries Litestar's marker, whose hash costs msgspec more than the decoding.
-        return decode(body, field.annotation if field is not None else Any)
+        return decode(body, kind)
+
+
+def form(body: bytes) -> dict[str, str]:
+    """The fields of a form; of repeated ones the last counts. Raises Malformed."""
+    try:
+        fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100, errors="strict"))
+    except ValueError as error:  # UnicodeDecodeError too
+        raise Malformed("the body is not a form in UTF-8") from error
+    if any("\0" in text for item in fields.items() for text in item):
+        raise Malformed("NUL characters are not allowed")
+    return fields
 
 
 def decode(body: bytes, kind: Any) -> Any:

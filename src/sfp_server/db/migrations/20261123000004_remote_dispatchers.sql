@@ -29,10 +29,12 @@ CREATE POLICY tasks_carried ON sfp.tasks FOR SELECT TO sfp_courier USING (true);
 CREATE POLICY artifacts_carried ON sfp.artifacts TO sfp_courier USING (true) WITH CHECK (true);
 
 -- Enrol a machine whose login role has been made.
-CREATE FUNCTION sfp.enrol(with_name text, with_role text, with_hash bytea, with_key bytea, with_slots int) RETURNS uuid
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
-  INSERT INTO audit_log (actor, action, subject, detail)
-  VALUES ('admin', 'dispatcher.enrolled', 'dispatcher:' || with_name, jsonb_build_object('slots', with_slots));
+-- `with_tag`: of its audit entry.
+CREATE FUNCTION sfp.enrol(
+  with_name text, with_role text, with_hash bytea, with_key bytea, with_slots int, with_tag bytea DEFAULT NULL
+) RETURNS uuid LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
+  INSERT INTO audit_log (actor, action, subject, detail, tag)
+  VALUES ('admin', 'dispatcher.enrolled', 'dispatcher:' || with_name, jsonb_build_object('slots', with_slots), with_tag);
   INSERT INTO enrolments (name, role, token_hash, public_key, slots)
   VALUES (with_name, with_role, with_hash, with_key, with_slots)
   RETURNING id
@@ -40,7 +42,7 @@ $$;
 
 -- End an enrolment. From here on nothing that it holds can be written, and the next look finds its attempts lost.
 -- Answers its login role, which is to be dropped. NULL: there is none of that name.
-CREATE FUNCTION sfp.unenrol(of_name text) RETURNS text
+CREATE FUNCTION sfp.unenrol(of_name text, with_tag bytea DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 DECLARE
   gone enrolments;
@@ -52,11 +54,12 @@ BEGIN
   UPDATE attempts SET lease_expires_at = now() - interval '1 second'
    WHERE status = 'active' AND dispatcher_id IN (SELECT id FROM dispatchers WHERE enrolment = gone.id);
   UPDATE dispatchers SET seen_at = '-infinity' WHERE enrolment = gone.id;
-  INSERT INTO audit_log (actor, action, subject) VALUES ('admin', 'dispatcher.removed', 'dispatcher:' || of_name);
+  INSERT INTO audit_log (actor, action, subject, tag)
+  VALUES ('admin', 'dispatcher.removed', 'dispatcher:' || of_name, with_tag);
   RETURN gone.role;
 END $$;
 CREATE POLICY audit_log_of_admin ON sfp.audit_log FOR INSERT TO sfp_migrator WITH CHECK (team_id IS NULL);
-REVOKE ALL ON FUNCTION sfp.enrol(text, text, bytea, bytea, int), sfp.unenrol(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION sfp.enrol(text, text, bytea, bytea, int, bytea), sfp.unenrol(text, bytea) FROM PUBLIC;
 
 RESET ROLE;
 CREATE SCHEMA IF NOT EXISTS sfp_remote;

@@ -64,10 +64,10 @@ DECLARE
 BEGIN
   FOR of_table IN
     SELECT relname FROM pg_class
+      JOIN pg_attribute ON attrelid = pg_class.oid AND attname = 'team_id'
      WHERE relnamespace = 'sfp'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
        AND relname <> ALL (ARRAY['memberships', 'channels', 'events', 'idempotency_keys', 'audit_log'])
-       AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = 'team_id')
-       AND has_column_privilege(pg_class.oid, 'team_id', 'SELECT')
+       AND has_column_privilege(attrelid, attnum, 'SELECT')
      ORDER BY relname
   LOOP
     EXECUTE format('SELECT EXISTS (SELECT FROM %I WHERE team_id = $1 %s)', of_table,
