@@ -41,7 +41,7 @@ from sfp_server.events.rights import Rights
 from sfp_server.identity import device_routes as device
 from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
-from sfp_server.identity import sign_in_page
+from sfp_server.identity import session_routes, sign_in_page
 from sfp_server.identity import sign_in_routes as sign_in
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
@@ -53,6 +53,7 @@ from sfp_server.identity.flows import Flows
 from sfp_server.identity.github import GitHub
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
+from sfp_server.identity.keyset import KeySet
 from sfp_server.identity.openid import OpenId
 from sfp_server.identity.passwords import Passwords
 from sfp_server.identity.providers import Providers
@@ -70,6 +71,7 @@ from sfp_server.tasks.ends import Ends
 from sfp_server.version import VERSION
 from sfp_server.web import openapi, problems
 from sfp_server.web.asgi import App
+from sfp_server.web.forwarded import Forwarded
 from sfp_server.web.guard import Guard
 from sfp_server.web.limits import MAX_BODY, Limits
 from sfp_server.web.origins import Origins
@@ -82,6 +84,7 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *identity_providers.ROUTES,
     *sign_in.ROUTES,
     *sign_in_page.ROUTES,
+    *session_routes.ROUTES,
     *device.ROUTES,
     *users.ROUTES,
     *teams.ROUTES,
@@ -98,11 +101,11 @@ def create_app(settings: Settings) -> Litestar:
     """The whole API as an ASGI application. Connects to nothing before it is started. Raises SettingsError."""
     db = Database(settings.role_url("sfp_api"), application="sfp api", size=10, audit_key=settings.audit_key())
     cache = Valkey.from_url(settings.cache_connection_url(), socket_timeout=5, socket_connect_timeout=2)  # pyright: ignore[reportUnknownMemberType] (untyped library)
-    signing_key = settings.secret("jwt-signing.pem")
+    life = settings.access_token_minutes * 60
     signer = Signer(
-        signing_key,
+        KeySet(settings.directory / "signing", life=life),
         issuer=f"https://{settings.domain}/sfp/api/auth",
-        life=settings.access_token_minutes * 60,
+        life=life,
         buffer=settings.expiry_buffer_seconds,
     )
     outgoing = Outgoing.of(settings)
@@ -113,12 +116,14 @@ def create_app(settings: Settings) -> Litestar:
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
     passwords = Passwords()
+    answer_key = settings.secret("answer-key")
     sessions = Sessions(
         db,
         signer,
         refresh_days=settings.refresh_token_days,
         passwords=passwords,
         passwords_for=settings.password_login,
+        renewal_key=answer_key,
     )
     provided: dict[str, Any] = {
         "db": db,
@@ -135,7 +140,7 @@ def create_app(settings: Settings) -> Litestar:
         "flows": Flows(db, sessions),
         "browsers": Browsers(db, sessions, settings),
         "passwords": passwords,
-        "answer_seal": AnswerSeal(signing_key),
+        "answer_seal": AnswerSeal(answer_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,
         "store": ArtifactStore(settings.directory / "artifacts"),
@@ -166,7 +171,8 @@ def create_app(settings: Settings) -> Litestar:
     )
     inner = cast("App", app.asgi_handler)  # Litestar's ASGI types are closed dictionaries, ours are open ones
     limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
-    app.asgi_handler = cast("Any", limits)
+    edge_key = settings.secret("edge-key").encode() if settings.caddy else None
+    app.asgi_handler = cast("Any", Forwarded(app=limits, edge_key=edge_key))
     return app
 
 

@@ -111,7 +111,10 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
 @pytest.mark.parametrize(
     ("service", "secrets"),
     [
-        ("api", {"db-sfp_api", "jwt-signing.pem", "vault-public.pem", "valkey", "audit-key", "audit-public.pem"}),
+        (
+            "api",
+            {"db-sfp_api", "answer-key", "edge-key", "vault-public.pem", "valkey", "audit-key", "audit-public.pem"},
+        ),
         ("broker", {"db-sfp_broker", "vault-private.pem", "audit-key"}),
         ("dispatcher", {"db-sfp_dispatcher"}),
         ("auditor", {"db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"}),

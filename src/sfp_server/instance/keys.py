@@ -1,13 +1,14 @@
-"""The secrets of an instance: made once by `init`, one private file each in `secrets/`."""
+"""The secrets of an instance: made once by `init`, one private file each in `secrets/` and `signing/`."""
 
+import os
 import secrets as random
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfp_server.instance.place import Place, make_directory, write
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -25,7 +26,8 @@ PASSWORDS = (*(f"db-{role}" for role in ROLES), "valkey")
 #: what an instance cannot start without
 REQUIRED = (
     *PASSWORDS,
-    "jwt-signing.pem",
+    "answer-key",
+    "edge-key",
     "vault-private.pem",
     "vault-public.pem",
     "audit-key",
@@ -37,7 +39,6 @@ REQUIRED = (
 
 def make_secrets(at: Place) -> None:
     """Write every secret of REQUIRED, fresh."""
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -46,13 +47,43 @@ def make_secrets(at: Place) -> None:
         write(at.secrets / name, random.token_urlsafe(32))
     write(at.secrets / "audit-key", random.token_hex(32))
     write(at.secrets / "provider-key", random.token_hex(32))
-    write(at.secrets / "jwt-signing.pem", _private_pem(generate_private_key(SECP256R1())))
+    write(at.secrets / "answer-key", random.token_hex(32))
+    write(at.secrets / "edge-key", random.token_hex(32))
+    add_signing_key(at)
     vault = X25519PrivateKey.generate()
     write(at.secrets / "vault-private.pem", _private_pem(vault))
     write(at.secrets / "vault-public.pem", _public_pem(vault))
     auditor = Ed25519PrivateKey.generate()
     write(at.secrets / "audit-signing.pem", _private_pem(auditor))
     write(at.secrets / "audit-public.pem", _public_pem(auditor))
+
+
+def add_signing_key(at: Place) -> Path:
+    """A new key that signs user tokens from now on; the others stay. Answers its file, of the directory's owner."""
+    from sfp_server.identity.keyset import files, new_key
+
+    make_directory(at.signing)
+    newest = max((int(path.stem) for path in files(at.signing)), default=0)
+    file = at.signing / f"{max(int(time.time()), newest + 1)}.pem"
+    owner = at.signing.stat()
+    write(file, new_key())
+    if os.geteuid() == 0:
+        os.chown(file, owner.st_uid, owner.st_gid)
+    return file
+
+
+def drop_signing_keys(at: Place, *, life: int, now: float, all_old: bool = False) -> list[Path]:
+    """Remove the keys whose last token has died (`life`: seconds of a token), or all but the newest; answers which."""
+    from sfp_server.identity.keyset import files, needed
+
+    found = files(at.signing)
+    keeps = needed([int(path.stem) for path in found], life, now)
+    old = [
+        path for path, is_needed in zip(found, keeps, strict=True) if not is_needed or (all_old and path != found[-1])
+    ]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return old
 
 
 def replace_audit_key(at: Place) -> None:
@@ -91,7 +122,8 @@ def make_network_certificates(at: Place) -> None:
 
 def missing(at: Place) -> list[str]:
     """Names of required secret files that are not there or empty."""
-    return [name for name in REQUIRED if not _has_text(at.secrets / name)]
+    signing = [] if any(map(_has_text, at.signing.glob("*.pem"))) else ["signing/*.pem"]
+    return [name for name in REQUIRED if not _has_text(at.secrets / name)] + signing
 
 
 def owner_password() -> str:
@@ -107,7 +139,7 @@ def _has_text(path: Path) -> bool:
         return False
 
 
-def _private_pem(key: "EllipticCurvePrivateKey | X25519PrivateKey | Ed25519PrivateKey") -> str:
+def _private_pem(key: "X25519PrivateKey | Ed25519PrivateKey") -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

@@ -4,6 +4,7 @@
     postgres/        the database cluster              Caddyfile, supervisor.conf, services.json: generated
     caddy/           certificates of the edge          logs/      one file per service, rotated
     run/             sockets and pid files             artifacts, tmp: made by the services
+    signing/         keys of user tokens
 
 Directories are 0700, files 0600. `run` is a link to a short private directory when the path would be
 too long for a unix socket.
@@ -41,6 +42,11 @@ class Place:
     @property
     def secrets(self) -> Path:
         return self.directory / "secrets"
+
+    @property
+    def signing(self) -> Path:
+        """The keys of user tokens, one file each; changes while the API runs, so it is no part of `secrets`."""
+        return self.directory / "signing"
 
     @property
     def database(self) -> Path:

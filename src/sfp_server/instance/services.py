@@ -127,13 +127,14 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "db-sfp_api",
                 "valkey",
                 "cache-url",
-                "jwt-signing.pem",
+                "answer-key",
+                "edge-key",
                 "vault-public.pem",
                 "audit-key",
                 "audit-public.pem",
                 "supabase-jwt-secret",
             ],
-            hidden=hidden,
+            hidden=[path for path in hidden if path != str(at.signing)],
             processes=settings.api_processes,
             priority=400,
         ),
@@ -176,7 +177,15 @@ def _caddy(at: Place, settings: Settings, base: dict[str, str]) -> Service:
     }
     argv = [str(binaries.caddy()), "run", "--config", str(at.directory / "Caddyfile"), "--adapter", "caddyfile"]
     keep = ["NET_BIND_SERVICE"] if settings.port < 1024 or settings.mode == "prod" else []
-    return Service(name="caddy", argv=argv, env=env, capabilities=keep, hidden=_others(at, "caddy"), priority=800)
+    return Service(
+        name="caddy",
+        argv=argv,
+        env=env,
+        capabilities=keep,
+        secrets=["edge-key"],
+        hidden=_others(at, "caddy"),
+        priority=800,
+    )
 
 
 def _others(at: Place, mine: str) -> list[str]:
@@ -185,6 +194,7 @@ def _others(at: Place, mine: str) -> list[str]:
         "postgres": at.database,
         "caddy": at.directory / "caddy",
         "auditor": at.directory / "audit",
+        "api": at.signing,
         "": at.supervisor_socket.parent,
     }
     return [str(path) for owner, path in owners.items() if owner != mine or not owner]

@@ -121,6 +121,7 @@ def _launch(at: Place, settings: Settings, environ: Mapping[str, str], say: Call
     for name in ("logs", "tmp", "caddy"):
         make_directory(at.directory / name)
     run = ensure_run_directory(at)
+    keys.drop_signing_keys(at, life=settings.access_token_minutes * 60, now=time.time())
     if settings.dispatchers_listen:
         keys.make_network_certificates(at)
     for marker in (run / "starts").iterdir():

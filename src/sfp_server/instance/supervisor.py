@@ -69,6 +69,14 @@ class Supervisor:
     def start_all(self) -> None:
         self._call("supervisor.startAllProcesses", False)
 
+    def restart(self, service: str) -> None:
+        """Stop a service in order and start it again, all its processes."""
+        try:
+            self._call("supervisor.stopProcessGroup", service, True)
+            self._call("supervisor.startProcessGroup", service, False)
+        except (OSError, xmlrpc.client.Error):
+            return  # the instance is being stopped
+
     def kill(self, service: str) -> None:
         """Stop a service by SIGKILL; supervisord does not start it again."""
         try:

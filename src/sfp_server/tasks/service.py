@@ -342,10 +342,12 @@ async def logs(
     return await tx.all(SQL["logs"], task_id, after, since, until, limit, attempt)
 
 
-async def delete_logs(tx: Tx, task_id: UUID) -> int:
+async def delete_logs(tx: Tx, actor: Actor, task_id: UUID) -> int:
     """Forget what a finished task logged; answers how many lines. Raises NotFound, NotFinished."""
     await result(tx, task_id)
-    return await tx.execute(SQL["delete_logs"], task_id)
+    deleted = await tx.execute(SQL["delete_logs"], task_id)
+    await audit.record(tx, actor.label, "logs.deleted", f"task:{task_id}", {"lines": deleted})
+    return deleted
 
 
 async def queues(tx: Tx) -> Sequence[Row]:
