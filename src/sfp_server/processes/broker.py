@@ -1,7 +1,6 @@
 """The broker process: the only one that reads the vault's private key."""
 
 import asyncio
-import ctypes
 
 from sfp_server.credentials.broker import Broker
 from sfp_server.credentials.vault import Opener
@@ -9,13 +8,9 @@ from sfp_server.db.database import Database
 from sfp_server.processes.signals import stop_signal, until_stopped
 from sfp_server.settings import Settings
 
-_PR_SET_DUMPABLE = 4
-
 
 async def run(settings: Settings) -> None:
     """Serve redemptions until SIGTERM."""
-    # Neither another process of this user nor a core dump may show what it decrypts.
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     stopping = stop_signal()
     opener = Opener(settings.secret("vault-private.pem"))
     async with Database(
