@@ -42,17 +42,25 @@ from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
 from sfp_server.identity import device_routes as device
+from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
-from sfp_server.identity import session_routes
+from sfp_server.identity import session_routes, sign_in_page
+from sfp_server.identity import sign_in_routes as sign_in
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.browser import Browsers
 from sfp_server.identity.device import DeviceFlow
+from sfp_server.identity.external import Method, ProviderKind
+from sfp_server.identity.flows import Flows
+from sfp_server.identity.github import GitHub
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.keyset import KeySet
+from sfp_server.identity.openid import OpenId
 from sfp_server.identity.passwords import Passwords
-from sfp_server.identity.seal import AnswerSeal
+from sfp_server.identity.providers import Providers
+from sfp_server.identity.seal import AnswerSeal, ProviderSeal
 from sfp_server.identity.sessions import Sessions
 from sfp_server.identity.trusted import Trusted
 from sfp_server.kinds import KINDS
@@ -76,6 +84,9 @@ from sfp_server.web.wire import ApiRequest
 #: everything below /sfp/api
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
+    *identity_providers.ROUTES,
+    *sign_in.ROUTES,
+    *sign_in_page.ROUTES,
     *session_routes.ROUTES,
     *device.ROUTES,
     *users.ROUTES,
@@ -111,7 +122,12 @@ def create_app(settings: Settings) -> Litestar:
     passwords = Passwords()
     answer_key = settings.secret("answer-key")
     sessions = Sessions(
-        db, signer, refresh_days=settings.refresh_token_days, passwords=passwords, renewal_key=answer_key
+        db,
+        signer,
+        refresh_days=settings.refresh_token_days,
+        passwords=passwords,
+        passwords_for=settings.password_login,
+        renewal_key=answer_key,
     )
     provided: dict[str, Any] = {
         "db": db,
@@ -124,6 +140,9 @@ def create_app(settings: Settings) -> Litestar:
         "outgoing": outgoing,
         "issuers": issuers,
         "trusted": trusted,
+        "providers": Providers(db, ProviderSeal(settings.secret("provider-key")), _methods(outgoing, issuers)),
+        "flows": Flows(db, sessions),
+        "browsers": Browsers(db, sessions, settings),
         "passwords": passwords,
         "answer_seal": AnswerSeal(answer_key),
         "health": health.Health(db, cache),
@@ -169,6 +188,11 @@ def _public_keys(settings: Settings) -> PublicKeys:
         vouching=settings.secret("broker-key").encode(),
         first=bytes.fromhex(first.read_text()) if first.is_file() else None,
     )
+
+
+def _methods(outgoing: Outgoing, issuers: Issuers) -> dict[ProviderKind, Method]:
+    """How each kind of identity provider signs people in."""
+    return {ProviderKind.OIDC: OpenId(outgoing, issuers), ProviderKind.GITHUB: GitHub(outgoing)}
 
 
 def _provide(value: Any) -> Provide:

@@ -32,6 +32,7 @@ class Scope(StrEnum):
     PROJECTS_READ = "projects:read"
     PROJECTS_WRITE = "projects:write"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"
+    SSO_MANAGE = "sso:manage"
     TEAMS_READ = "teams:read"
     TEAMS_MANAGE = "teams:manage"
     USERS_MANAGE = "users:manage"
