@@ -114,9 +114,18 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
     [
         (
             "api",
-            {"db-sfp_api", "answer-key", "edge-key", "vault-public.pem", "valkey", "audit-key", "audit-public.pem"},
+            {
+                "db-sfp_api",
+                "answer-key",
+                "edge-key",
+                "broker-key",
+                "vault-public",
+                "valkey",
+                "audit-key",
+                "audit-public.pem",
+            },
         ),
-        ("broker", {"db-sfp_broker", "vault-private.pem", "audit-key"}),
+        ("broker", {"db-sfp_broker", "broker-key", "audit-key"}),
         ("dispatcher", {"db-sfp_dispatcher"}),
         ("auditor", {"db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"}),
         ("deliverer", {"db-sfp_deliverer", "valkey"}),
@@ -251,7 +260,7 @@ def test_data_of_another_postgresql_is_refused(spare: Instance):
 
 
 def test_missing_secrets_are_named(spare: Instance):
-    secret = spare.place.secrets / "vault-private.pem"
+    secret = spare.place.secrets / "broker-key"
     kept = secret.read_text()
     secret.unlink()
     try:
@@ -259,7 +268,7 @@ def test_missing_secrets_are_named(spare: Instance):
     finally:
         secret.write_text(kept)
         secret.chmod(0o600)
-    assert (done.returncode, "vault-private.pem" in done.stderr) == (1, True)
+    assert (done.returncode, "broker-key" in done.stderr) == (1, True)
 
 
 def test_a_foreign_database_in_the_environment_is_refused(spare: Instance):
