@@ -162,6 +162,39 @@ def test_other_canonicalizations_are_refused(c14n):
     assert reason(Said().signed(PAIR, c14n=c14n)) == "algorithm"
 
 
+def test_the_signatures_own_canonicalization_is_looked_at_too():
+    def method(element):
+        element.set("Algorithm", "http://www.w3.org/TR/2001/REC-xml-c14n-20010315")
+
+    path = "a:Assertion/s:Signature/s:SignedInfo/s:CanonicalizationMethod"
+    assert reason(changed(Said().signed(PAIR), path, method)) == "algorithm"
+
+
+def test_an_assertion_elsewhere_than_in_its_place_is_refused():
+    def move(root):
+        extensions = etree.SubElement(root, f"{{{PROTOCOL}}}Extensions")
+        extensions.append(root.find(f"{{{ASSERTION}}}Assertion"))
+
+    assert reason(changed(Said().signed(PAIR), ".", move)) == "wrapping"
+
+
+@pytest.mark.parametrize("place", ["a:Assertion", "a:Assertion/a:Subject"])
+def test_a_second_signature_is_refused(place):
+    def add(element):
+        signature = etree.fromstring(Said().signed(PAIR)).find(f".//{{{SIGNATURE}}}Signature")
+        element.append(signature)
+
+    assert reason(changed(Said().signed(PAIR), place, add)) == "wrapping"
+
+
+def test_a_signature_elsewhere_than_in_its_place_is_refused():
+    def move(assertion):
+        signature = assertion.find(f"{{{SIGNATURE}}}Signature")
+        assertion.find(f"{{{ASSERTION}}}Subject").append(signature)
+
+    assert reason(changed(Said().signed(PAIR), "a:Assertion", move)) == "wrapping"
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [
