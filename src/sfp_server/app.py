@@ -39,15 +39,24 @@ from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
 from sfp_server.identity import device_routes as device
+from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
+from sfp_server.identity import sign_in_page
+from sfp_server.identity import sign_in_routes as sign_in
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.browser import Browsers
 from sfp_server.identity.device import DeviceFlow
+from sfp_server.identity.external import Method, ProviderKind
+from sfp_server.identity.flows import Flows
+from sfp_server.identity.github import GitHub
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
+from sfp_server.identity.openid import OpenId
 from sfp_server.identity.passwords import Passwords
-from sfp_server.identity.seal import AnswerSeal
+from sfp_server.identity.providers import Providers
+from sfp_server.identity.seal import AnswerSeal, ProviderSeal
 from sfp_server.identity.sessions import Sessions
 from sfp_server.identity.trusted import Trusted
 from sfp_server.kinds import KINDS
@@ -70,6 +79,9 @@ from sfp_server.web.wire import ApiRequest
 #: everything below /sfp/api
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
+    *identity_providers.ROUTES,
+    *sign_in.ROUTES,
+    *sign_in_page.ROUTES,
     *device.ROUTES,
     *users.ROUTES,
     *teams.ROUTES,
@@ -101,7 +113,13 @@ def create_app(settings: Settings) -> Litestar:
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
     passwords = Passwords()
-    sessions = Sessions(db, signer, refresh_days=settings.refresh_token_days, passwords=passwords)
+    sessions = Sessions(
+        db,
+        signer,
+        refresh_days=settings.refresh_token_days,
+        passwords=passwords,
+        passwords_for=settings.password_login,
+    )
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
@@ -113,6 +131,9 @@ def create_app(settings: Settings) -> Litestar:
         "outgoing": outgoing,
         "issuers": issuers,
         "trusted": trusted,
+        "providers": Providers(db, ProviderSeal(settings.secret("provider-key")), _methods(outgoing, issuers)),
+        "flows": Flows(db, sessions),
+        "browsers": Browsers(db, sessions, settings),
         "passwords": passwords,
         "answer_seal": AnswerSeal(signing_key),
         "health": health.Health(db, cache),
@@ -147,6 +168,11 @@ def create_app(settings: Settings) -> Litestar:
     limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
     app.asgi_handler = cast("Any", limits)
     return app
+
+
+def _methods(outgoing: Outgoing, issuers: Issuers) -> dict[ProviderKind, Method]:
+    """How each kind of identity provider signs people in."""
+    return {ProviderKind.OIDC: OpenId(outgoing, issuers), ProviderKind.GITHUB: GitHub(outgoing)}
 
 
 def _provide(value: Any) -> Provide:

@@ -39,6 +39,8 @@ class SfpError(Exception):
     code = "error"
     status = 500
     title = "Error"
+    #: its text is for whoever sits before the browser, also when nobody is signed in
+    is_for_people = False
 
     def __init__(self, detail: str, *, errors: tuple[FieldError, ...] = (), retry_after: int | None = None) -> None:
         super().__init__(detail)
@@ -130,6 +132,7 @@ class SignInRefused(Forbidden):
 
     code = "sign_in_refused"
     title = "Sign-in refused"
+    is_for_people = True
 
     def __init__(
         self,
@@ -260,6 +263,7 @@ class ProviderFailed(SfpError):
     code = "provider_failed"
     status = 502
     title = "The identity provider failed"
+    is_for_people = True
 
 
 class Unavailable(SfpError):

@@ -26,6 +26,7 @@ SCOPE_ROLES = {
     "application-tokens:manage": "owner",
     "teams:read": "member owner nobody",
     "teams:manage": "owner",
+    "sso:manage": "owner",
     "users:self": "member owner nobody",
     "users:manage": "owner",
     "health:read": "member owner application",
@@ -63,6 +64,7 @@ _TASK = {
 _RHYTHM = {"recurrenceConfig": {"cron": "0 2 * * *"}}
 _MEMBER = {"email": "{colleague}", "role": "member"}
 #: of the own team's things only: what another team names in the same way is its own
+_CLIENT = f"redirect_to=http://127.0.0.1:1/&code_challenge={'A' * 43}&code_challenge_method=S256"
 _OWN_NAMES = {"foreign": 200}
 #: below a team of the path nobody else is told that it exists
 _PATH = {"nobody": 404, "application": 403}
@@ -82,6 +84,14 @@ OPERATIONS = {
     "POST ~/auth/device/code": op(PUBLIC, {}),
     "POST ~/auth/device/token": op(PUBLIC, {"device_code": "unknown"}),
     "POST ~/auth/device/approve": op("users:self", {"user_code": "{user_code}"}),
+    "POST ~/auth/callback": op(PUBLIC, {"access_token": "unknown"}, also=(401,)),
+    "GET ~/auth/authorize": op(PUBLIC, query=_CLIENT),
+    "GET ~/auth/callback/{provider_id}": op(PUBLIC, also=(404,)),
+    "GET ~/auth/continue": op(PUBLIC, query="action=frontdoorUrl&params=target%3DUAT"),
+    "GET ~/auth/sign-in": op(PUBLIC),
+    "GET ~/auth/sign-in/{provider_id}": op(PUBLIC, also=(404,)),
+    "POST ~/auth/sign-in": op(PUBLIC, content=b"csrf=unknown"),
+    "POST ~/auth/sign-out": op(PUBLIC, content=b"csrf=unknown", also=(403,)),
     # machines
     "POST ~/application-tokens": op("application-tokens:manage", {"name": "ci"}),
     "GET ~/application-tokens": op("application-tokens:manage"),
@@ -100,6 +110,13 @@ OPERATIONS = {
     "POST ~/teams/{slug}/members": op("teams:manage", _MEMBER, answers=_PATH),
     "PUT ~/teams/{slug}/members/{email}/role": op("teams:manage", {"role": "owner"}, answers=_PATH),
     "DELETE ~/teams/{slug}/members/{email}": op("teams:read", answers={**_PATH, "member": 403}),
+    # identity providers: of the instance, so for owners of its first team (disabled ones change no other answer here)
+    "GET ~/sso/providers": op("sso:manage", answers={"foreign": 403}),
+    "POST ~/sso/providers": op(
+        "sso:manage", {"kind": "github", "clientId": "id", "enabled": False}, answers={"foreign": 403}
+    ),
+    "DELETE ~/sso/providers/{provider_id}": op("sso:manage", answers={"foreign": 403}),
+    "DELETE ~/sso/providers": op("sso:manage", {"providerId": "unknown"}, answers={"foreign": 403}),
     # tasks
     "POST ~/tasks": op("tasks:write", _TASK),
     "POST ~/tasks/bulk": op("tasks:write", {"tasks": [_TASK]}),

@@ -27,6 +27,7 @@ class Scope(StrEnum):
     AUDIT_READ = "audit:read"
     SECRETS_MANAGE = "secrets:manage"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"
+    SSO_MANAGE = "sso:manage"
     TEAMS_READ = "teams:read"
     TEAMS_MANAGE = "teams:manage"
     USERS_MANAGE = "users:manage"

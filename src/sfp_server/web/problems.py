@@ -138,15 +138,29 @@ def _expected(request: Request[Any, Any, Any], error: SfpError) -> Response[byte
     return respond(request, error)
 
 
-def _of_framework(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Litestar's own errors: routing, parameters, sizes."""
+def of_framework(request: Request[Any, Any, Any], error: HTTPException) -> SfpError:
+    """Litestar's own errors (routing, parameters, sizes) as ours."""
     if isinstance(error, ValidationException):
-        return respond(request, _invalid(error))
+        return _invalid(error)
     kind = _BY_STATUS.get(error.status_code)
-    if kind is None:
-        return _bug(request, error)
+    return logged_bug(request, error) if kind is None else kind(_GENERAL.get(kind.status, kind.title.lower()))
+
+
+def logged_bug(request: Request[Any, Any, Any], error: Exception) -> Bug:
+    """What is said of anything unexpected, once it is in the log."""
+    _log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
+    return Bug("an unexpected error; the log has it under this request id")
+
+
+def of_database(error: Violation) -> Conflict:
+    """A constraint that no use case translated still is a conflict; which one is for the log only."""
+    _log.warning("untranslated constraint", constraint=error.constraint, exc_info=error)
+    return Conflict("this clashes with the present state")
+
+
+def _of_framework(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     allowed = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
-    return respond(request, kind(_GENERAL.get(kind.status, kind.title.lower())), allowed)
+    return respond(request, of_framework(request, error), allowed)
 
 
 def _invalid(error: ValidationException) -> Malformed:
@@ -173,14 +187,11 @@ def _wire_name(name: str) -> str:
 
 
 def _of_database(request: Request[Any, Any, Any], error: Violation) -> Response[bytes]:
-    """A constraint that no use case translated still is a conflict; which one is for the log only."""
-    _log.warning("untranslated constraint", constraint=error.constraint, exc_info=error)
-    return respond(request, Conflict("this clashes with the present state"))
+    return respond(request, of_database(error))
 
 
 def _bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    _log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
-    return respond(request, Bug("an unexpected error; the log has it under this request id"))
+    return respond(request, logged_bug(request, error))
 
 
 HANDLERS: Mapping[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Response[bytes]]] = {
