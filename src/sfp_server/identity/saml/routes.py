@@ -12,6 +12,7 @@ from sfp_server.identity.browser import Browsers
 from sfp_server.identity.external import Provider, ProviderKind
 from sfp_server.identity.flows import Flows
 from sfp_server.identity.providers import Providers
+from sfp_server.identity.redirects import origin_of
 from sfp_server.identity.routes import caller_of
 from sfp_server.identity.saml.request import our_metadata
 from sfp_server.identity.saml.service import Saml
@@ -73,7 +74,8 @@ async def consume(
     provider = await _find(providers, provider_id)
     browser = browsers.secret_of(request)
     if browser is None and not data.again:
-        return _once_more(saml.service(provider.slug).consumer, data)
+        waiting = await flows.leads_to(data.state)
+        return _once_more(saml.service(provider.slug).consumer, data, [origin_of(waiting)] if waiting else [])
     flow = await flows.use(provider_id, state=data.state, browser=browser)
     caller = caller_of(request)
     try:
@@ -97,7 +99,7 @@ async def _find(providers: Providers, slug: str) -> Provider:
     return provider
 
 
-def _once_more(action: str, data: ProviderAnswer) -> Response[bytes]:
+def _once_more(action: str, data: ProviderAnswer, targets: list[str]) -> Response[bytes]:
     """A page that sends the same form from our own site: browsers add our cookie (SameSite=Lax) only then.
 
     Nothing of the answer has been looked at. Whoever has no cookie then either has not begun a sign-in here.
@@ -105,4 +107,4 @@ def _once_more(action: str, data: ProviderAnswer) -> Response[bytes]:
     hidden = {"SAMLResponse": data.answer, "RelayState": data.state, "again": "1"}
     form = pages.form(action, "", pages.button("Continue"), hidden=hidden)
     text = pages.paragraph("Your identity provider has answered.")
-    return pages.page("Signing in", pages.heading("Signing in"), text, form, sends_itself=True)
+    return pages.page("Signing in", pages.heading("Signing in"), text, form, form_targets=targets, sends_itself=True)
