@@ -6,6 +6,7 @@ from typing import Self
 
 from sfp_client.access import ApplicationTokens, Auth, Health, Secrets
 from sfp_client.artifacts import Artifacts
+from sfp_client.audit import Audit
 from sfp_client.live import Follower
 from sfp_client.people import Teams, Users
 from sfp_client.queues import Queues
@@ -45,6 +46,7 @@ class Client:
         self.auth = Auth(self.transport)
         self.tokens = ApplicationTokens(self.transport)
         self.secrets = Secrets(self.transport)
+        self.audit = Audit(self.transport)
         self.users = Users(self.transport)
         self.teams = Teams(self.transport)
         self.health = Health(self.transport)

@@ -148,6 +148,10 @@ class Tasks:
         """The task types, each with the JSON Schema of its `data`."""
         return self._transport.json("GET", "/tasks/types")["items"]
 
+    def receipt(self, operation_id: str) -> dict[str, Any]:
+        """The signed record of a finished task. Raises ApiError `not_finished`."""
+        return self._transport.json("GET", _path(operation_id) + "/receipt")
+
     def logs(self, operation_id: str, *, after: int = 0) -> Generator[LogEntry]:
         """The lines that there are now, in order; page by page."""
         while True:

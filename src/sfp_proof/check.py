@@ -136,6 +136,10 @@ class Check:
         if len(self._open) >= STRIDE:
             self._settle()
 
+    def unreadable(self, line: int) -> None:
+        """A line of a file that is no entry."""
+        self._tell(Problem(kind="changed", detail=f"line {line} is not an entry"))
+
     def finish(self) -> Report:
         """Everything that was found."""
         self._settle()

@@ -12,7 +12,8 @@ and mark (`db: NamedDependency[Database]`):
     outgoing: Outgoing              the server's own calls to the outside
     issuers, trusted                tokens of other issuers, and of the one that the configuration trusts
     health, api_document            this page's neighbours
-    kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
+    kinds, store, live              task types, artifacts, live events
+    public_keys, asking             the vault's public keys, the broker's desk
     auditor, audit_keys             who seals the audit trail, and the public keys of what it signs
     ends                            wakes who waits for the end of a task
 """
@@ -32,13 +33,15 @@ from sfp_server import health
 from sfp_server.actor import Actor
 from sfp_server.audit import routes as audit
 from sfp_server.audit.asking import Auditor
+from sfp_server.credentials import integration_routes as integrations
 from sfp_server.credentials import routes as credentials
-from sfp_server.credentials.vault import Sealer
+from sfp_server.credentials.asking import Asking
+from sfp_server.credentials.public import PublicKeys
 from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
-from sfp_server.identity import device_page, sign_in_page
+from sfp_server.identity import device_page, session_routes, sign_in_page
 from sfp_server.identity import device_routes as device
 from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
@@ -53,6 +56,7 @@ from sfp_server.identity.flows import Flows
 from sfp_server.identity.github import GitHub
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
+from sfp_server.identity.keyset import KeySet
 from sfp_server.identity.openid import OpenId
 from sfp_server.identity.passwords import Passwords
 from sfp_server.identity.providers import Providers
@@ -74,6 +78,7 @@ from sfp_server.tasks.ends import Ends
 from sfp_server.version import VERSION
 from sfp_server.web import openapi, problems
 from sfp_server.web.asgi import App
+from sfp_server.web.forwarded import Forwarded
 from sfp_server.web.guard import Guard
 from sfp_server.web.limits import MAX_BODY, Limits
 from sfp_server.web.origins import Origins
@@ -86,6 +91,7 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *identity_providers.ROUTES,
     *sign_in.ROUTES,
     *sign_in_page.ROUTES,
+    *session_routes.ROUTES,
     *device.ROUTES,
     *device_page.ROUTES,
     *saml_routes.ROUTES,
@@ -95,6 +101,7 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *artifacts.ROUTES,
     *dispatchers.ROUTES,
     *credentials.ROUTES,
+    *integrations.ROUTES,
     *audit.ROUTES,
     *events.ROUTES,
 ]
@@ -104,11 +111,11 @@ def create_app(settings: Settings) -> Litestar:
     """The whole API as an ASGI application. Connects to nothing before it is started. Raises SettingsError."""
     db = Database(settings.role_url("sfp_api"), application="sfp api", size=10, audit_key=settings.audit_key())
     cache = Valkey.from_url(settings.cache_connection_url(), socket_timeout=5, socket_connect_timeout=2)  # pyright: ignore[reportUnknownMemberType] (untyped library)
-    signing_key = settings.secret("jwt-signing.pem")
+    life = settings.access_token_minutes * 60
     signer = Signer(
-        signing_key,
+        KeySet(settings.directory / "signing", life=life),
         issuer=f"https://{settings.domain}/sfp/api/auth",
-        life=settings.access_token_minutes * 60,
+        life=life,
         buffer=settings.expiry_buffer_seconds,
     )
     outgoing = Outgoing.of(settings)
@@ -119,12 +126,14 @@ def create_app(settings: Settings) -> Litestar:
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
     passwords = Passwords()
+    answer_key = settings.secret("answer-key")
     sessions = Sessions(
         db,
         signer,
         refresh_days=settings.refresh_token_days,
         passwords=passwords,
         passwords_for=settings.password_login,
+        renewal_key=answer_key,
     )
     saml = Saml(origin=settings.origin, outgoing=outgoing, room=XmlRoom(), keep=Keep(db))
     provided: dict[str, Any] = {
@@ -143,11 +152,12 @@ def create_app(settings: Settings) -> Litestar:
         "flows": Flows(db, sessions),
         "browsers": Browsers(db, sessions, settings),
         "passwords": passwords,
-        "answer_seal": AnswerSeal(signing_key),
+        "answer_seal": AnswerSeal(answer_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,
         "store": ArtifactStore(settings.directory / "artifacts"),
-        "sealer": Sealer(settings.secret("vault-public.pem")),
+        "public_keys": _public_keys(settings),
+        "asking": Asking(settings.broker_desk, settings.secret("broker-key")),
         "auditor": Auditor(settings.auditor_socket),
         "audit_keys": KeyRing.read(settings.secret("audit-public.pem")),
         "live": live,
@@ -174,8 +184,18 @@ def create_app(settings: Settings) -> Litestar:
     )
     inner = cast("App", app.asgi_handler)  # Litestar's ASGI types are closed dictionaries, ours are open ones
     limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
-    app.asgi_handler = cast("Any", limits)
+    edge_key = settings.secret("edge-key").encode() if settings.caddy else None
+    app.asgi_handler = cast("Any", Forwarded(app=limits, edge_key=edge_key))
     return app
+
+
+def _public_keys(settings: Settings) -> PublicKeys:
+    """What secrets are sealed with; the first key is a file only where `init` made the vault's keys."""
+    first = settings.secret_file("vault-public")
+    return PublicKeys(
+        vouching=settings.secret("broker-key").encode(),
+        first=bytes.fromhex(first.read_text()) if first.is_file() else None,
+    )
 
 
 def _methods(outgoing: Outgoing, issuers: Issuers, saml: Saml) -> dict[ProviderKind, Method]:

@@ -5,6 +5,7 @@ caller; always the same ones (`derandomize`).
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import httpx
@@ -17,6 +18,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi import checks
 
+import auditing
 from web_api import API, WebApi
 
 CHECKS = [
@@ -47,7 +49,7 @@ class World:
             await client.delete(f"{API}/tasks/{gone}")
             artifact = (await client.post(f"{API}/artifacts?name=a", content=b"bytes")).json()
             token = (await client.post(f"{API}/application-tokens", json={"name": "ci"})).json()
-            await client.put(f"{API}/secrets/known", json={"value": "v"})
+            await client.put(f"{API}/secrets/known", json={"value": "value"})
         self.names = {
             "task_id": [task, gone],
             "artifact_id": [next(value for key, value in artifact.items() if key.lower().endswith("id"))],
@@ -75,10 +77,12 @@ class World:
 
 
 @pytest.fixture
-async def world(api) -> World:
-    made = World(api, await api.owner())
-    await made.fill()
-    return made
+async def world(api, clone, tmp_path) -> AsyncIterator[World]:
+    (tmp_path / "run").mkdir()
+    async with auditing.running(api.settings, clone):
+        made = World(api, await api.owner())
+        await made.fill()
+        yield made
 
 
 async def document(api: WebApi) -> dict:
@@ -155,7 +159,8 @@ async def test_every_operation_answers_as_documented(world, who):
     assert wrong == {}, "\n\n".join(wrong.values())
     assert set(answered) == {operation.label for operation in every}
     closed = {label for label, statuses in answered.items() if min(statuses) >= 400}
-    assert who in {"anonymous", "member"} or len(closed) < len(every) / 2, closed
+    most = {"owner": 1 / 2, "application": 3 / 4}.get(who, 1)
+    assert len(closed) < len(every) * most, closed
 
 
 async def test_other_methods_than_the_documented_ones_are_405(api):

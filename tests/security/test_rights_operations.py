@@ -1,6 +1,7 @@
 """Every operation of the running API, as everybody: what is declared in `rights.py`, and nothing else."""
 
 import json
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import count, product
@@ -12,6 +13,7 @@ from litestar.routes import HTTPRoute
 from rights import OPERATIONS, RENAMED, SCOPE_ROLES, Operation
 from structlog.testing import capture_logs
 
+import auditing
 import web_api
 from sfp_server.actor import Role
 from sfp_server.identity.model import NO_TEAM, SCOPES, Scope
@@ -67,10 +69,28 @@ class Things:
     async def token_id(self) -> str:
         return (await self._make("POST", "/application-tokens", json={"name": "x"}))["id"]
 
+    async def session_id(self) -> str:
+        """Nobody's: each has only their own."""
+        return str(uuid.uuid4())
+
     async def secret(self) -> str:
         name = f"S{next(self.numbers)}"
-        await self._make("PUT", f"/secrets/{name}", json={"value": "v"})
+        await self._make("PUT", f"/secrets/{name}", json={"value": "value"})
         return name
+
+    async def provider(self) -> str:
+        return f"provider-{next(self.numbers)}"
+
+    async def integration_id(self) -> str:
+        body = {"provider": await self.provider(), "authType": "token", "credentials": {"token": "a-token"}}
+        return (await self._make("POST", "/integrations", json=body))["id"]
+
+    async def new_project(self) -> str:
+        return f"project-{next(self.numbers)}"
+
+    async def project_id(self) -> str:
+        body = {"identifier": await self.new_project(), "remoteUrl": "https://git.example/a/b"}
+        return (await self._make("POST", "/projects", json=body))["id"]
 
     async def email(self) -> str:
         """A member of acme."""
@@ -174,7 +194,8 @@ PEOPLE = {
 async def world(clone, admin, valkey_url, tmp_path) -> AsyncIterator[World]:
     unlimited = {"address_rate_limit": 0, "actor_rate_limit": 0}
     settings = web_api.settings_for(tmp_path, clone, valkey_url, **unlimited)
-    async with web_api.running(settings, admin) as api:
+    (tmp_path / "run").mkdir()
+    async with auditing.running(settings, clone), web_api.running(settings, admin) as api:
         owner = await api.owner()
         tokens = {
             "owner": owner,

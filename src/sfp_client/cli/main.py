@@ -23,10 +23,14 @@ GROUPS = {
     "secret": ("sfp_client.cli.secret", "Secrets that tasks may declare."),
     "task": ("sfp_client.cli.task", "Submit, follow and inspect tasks."),
     "artifacts": ("sfp_client.cli.artifacts", "Files that tasks kept."),
+    "audit": ("sfp_client.cli.audit", "Who did what, and whether the trail is whole."),
+    "receipt": ("sfp_client.cli.receipt", "Signed records of finished tasks."),
     "health": ("sfp_client.cli.health", "How the server is."),
     "completion": ("sfp_client.cli.completion", "Completion script for your shell."),
     "version": ("sfp_client.cli.version", "Version of this program."),
 }
+#: groups to which plugins add commands of their own
+SHARED = {"audit"}
 #: entry points of this group add commands: `register(app: typer.Typer) -> None`
 PLUGINS = "sfp_server.commands"
 #: names the programs that `sfp` has been through, so that two installations do not call each other for ever
@@ -45,6 +49,7 @@ class Root(TyperGroup):
         if cmd_name in GROUPS:
             if cmd_name not in self.commands:
                 self.commands[cmd_name] = get_command(import_module(GROUPS[cmd_name][0]).app)
+                self._add_shared(cmd_name)
             return self.commands[cmd_name]
         return self._plugins().get(cmd_name)
 
@@ -57,6 +62,13 @@ class Root(TyperGroup):
             hint = f"did you mean {close[0]}?" if close else "sfp-server --help lists the commands"
             output.fail(f"there is no command '{args[0]}': {hint}", code=output.USAGE)
         return super().resolve_command(ctx, args)
+
+    def _add_shared(self, name: str) -> None:
+        """The commands that plugins have for one of our own groups."""
+        own: Any = self.commands[name]
+        more: Any = self._plugins().get(name) if name in SHARED else None
+        for command, function in more.commands.items() if more is not None else ():
+            own.commands.setdefault(command, function)
 
     def _plugins(self) -> dict[str, Any]:
         """Commands of other packages, loaded once; one that is broken costs a remark, nothing more."""

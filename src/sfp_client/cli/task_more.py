@@ -1,5 +1,6 @@
 """`sfp-server task retry|explain|preview|stop-recurring|instances`: what comes after a task, and before it runs."""
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,14 @@ def retry(session: Session, *, operation_id: OperationId) -> None:
     with session.client() as client:
         made = client.tasks.retry(operation_id)
     session.show(made, made["operationId"])
+
+
+@command(app, "receipt", examples=["sfp-server task receipt 0198f2d0-… > receipt.json"])
+def receipt(session: Session, *, operation_id: OperationId) -> None:
+    """Print the signed record of a finished task; `sfp-server receipt verify` checks it, also offline."""
+    with session.client() as client:
+        document = client.tasks.receipt(operation_id)
+    session.show(document, json.dumps(document, ensure_ascii=False, indent=2))
 
 
 @command(app, "explain", examples=["sfp-server task explain 0198f2d0-…"])

@@ -4,11 +4,12 @@ INSERT INTO audit_log (team_id, actor, action, subject, detail, request_id, tag)
 VALUES (current_team(), $1, $2, $3, $4, $5, $6)
 
 -- name: list
--- Entries of the actor's team, newest first. Text filters that are NULL do not count; a $2 that ends in a full stop is
+-- Entries of the actor's team, and of its people before they had chosen a team (sign-ins), newest first. Text filters that are NULL do not count; a $2 that ends in a full stop is
 -- the beginning of actions.
-SELECT id, at, actor, action, subject, detail, request_id, seq, team_seq, sealed_at
+SELECT id, at, actor, action, subject, detail, request_id, sealed_at,
+       CASE WHEN team_id IS NOT NULL THEN team_seq END AS team_seq
   FROM audit_log
- WHERE team_id = current_team()
+ WHERE (team_id = current_team() OR team_id IS NULL)
    AND ($1::text IS NULL OR actor = $1)
    AND ($2::text IS NULL OR action = $2 OR (right($2, 1) = '.' AND starts_with(action, $2)))
    AND ($3::text IS NULL OR subject = $3)

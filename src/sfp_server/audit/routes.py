@@ -17,6 +17,7 @@ from sfp_server.audit import service
 from sfp_server.audit.asking import Auditor
 from sfp_server.audit.rows import sealed_of
 from sfp_server.db.database import Database, Row
+from sfp_server.errors import NotFinished
 from sfp_server.web.guard import PUBLIC
 from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after_number, page
 from sfp_server.web.times import aware
@@ -40,7 +41,7 @@ class AuditEntry(Wire):
     subject: str
     detail: dict[str, Any]
     request_id: str
-    #: number in the team's chain and time of the seal; null: not sealed yet
+    #: number in the team's chain (null for sign-ins, which are in no team's) and time of the seal (null: not yet)
     entry: int | None
     sealed_at: datetime | None
 
@@ -139,7 +140,7 @@ async def audit_keys(audit_keys: NamedDependency[KeyRing]) -> Response[Jwks]:
     return Response(Jwks(keys=audit_keys.jwks()["keys"]), headers={"Cache-Control": "max-age=300"})
 
 
-@get("/tasks/{task_id:uuid}/receipt", opt={"scope": "tasks:read"})
+@get("/tasks/{task_id:uuid}/receipt", opt={"scope": "tasks:read", "errors": (NotFinished,)})
 async def task_receipt(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], auditor: NamedDependency[Auditor]
 ) -> Receipt:

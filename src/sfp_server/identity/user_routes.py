@@ -157,7 +157,7 @@ async def change_user(
             )
         return _answer(changed, own)
     async with db.transaction(actor) as tx:
-        await users.rename(tx, actor.id, data.first_name, data.last_name)
+        await users.rename(tx, actor, actor.id, data.first_name, data.last_name)
     return await _oneself(db, actor)
 
 

@@ -42,13 +42,15 @@ async def change(
 ) -> Member:
     """Change what is not None of a member of the actor's team. Raises NotFound, LastOwner, Forbidden."""
     found = await teams.member(tx, email)
-    await rename(tx, found.id, first_name, last_name)
+    await rename(tx, actor, found.id, first_name, last_name)
     return await teams.set_role(tx, actor, email, role) if role is not None else await teams.member(tx, email)
 
 
-async def rename(tx: Tx, user_id: UUID, first_name: str | None, last_name: str | None) -> None:
+async def rename(tx: Tx, actor: Actor, user_id: UUID, first_name: str | None, last_name: str | None) -> None:
     """Replace the names that are not None."""
     await tx.execute(SQL["rename_user"], user_id, first_name, last_name)
+    if first_name is not None or last_name is not None:
+        await audit.record(tx, actor.label, "user.renamed", f"user:{user_id}")
 
 
 async def remove(tx: Tx, actor: Actor, email: str) -> None:

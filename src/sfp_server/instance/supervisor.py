@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfp_server.instance.keys import KEY_VARIABLES
 from sfp_server.instance.place import Place
 from sfp_server.instance.problem import InstanceError
 from sfp_server.instance.services import MARK, python_environment
@@ -69,6 +70,14 @@ class Supervisor:
     def start_all(self) -> None:
         self._call("supervisor.startAllProcesses", False)
 
+    def restart(self, service: str) -> None:
+        """Stop a service in order and start it again, all its processes."""
+        try:
+            self._call("supervisor.stopProcessGroup", service, True)
+            self._call("supervisor.startProcessGroup", service, False)
+        except (OSError, xmlrpc.client.Error):
+            return  # the instance is being stopped
+
     def kill(self, service: str) -> None:
         """Stop a service by SIGKILL; supervisord does not start it again."""
         try:
@@ -99,7 +108,12 @@ def spawn(at: Place) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**python_environment(at), MARK: str(at.directory)},  # so that it counts as a leftover when it hangs
+        env={
+            **python_environment(at),
+            MARK: str(at.directory),  # so that it counts as a leftover when it hangs
+            # for the broker, where the vault's keys are kept in the environment; no other service gets them
+            **{name: os.environ[name] for name in KEY_VARIABLES if name in os.environ},
+        },
         check=False,
         timeout=30,
         cwd=at.directory,

@@ -73,7 +73,7 @@ async def remove(
 ) -> None:
     """Forget an uploaded artifact."""
     async with db.transaction(actor) as tx:
-        await service.remove(tx, artifact_id)
+        await service.remove(tx, actor, artifact_id)
     store.remove(artifact_id)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sfp_server.actor import Actor
+from sfp_server.audit import service as audit
 from sfp_server.db.database import Row, Tx
 from sfp_server.errors import NotFound
 from sfp_server.tasks.artifacts import Stored
@@ -27,10 +28,11 @@ async def find(tx: Tx, artifact_id: UUID) -> Row:
     return row
 
 
-async def remove(tx: Tx, artifact_id: UUID) -> None:
+async def remove(tx: Tx, actor: Actor, artifact_id: UUID) -> None:
     """Forget an uploaded artifact. Raises NotFound (also for one that a task kept)."""
     if await tx.one(SQL["delete_artifact"], artifact_id) is None:
         raise NotFound(f"there is no uploaded artifact {artifact_id}")
+    await audit.record(tx, actor.label, "artifact.deleted", f"artifact:{artifact_id}")
 
 
 async def kept(tx: Tx, task_id: UUID) -> Sequence[Row]:

@@ -287,7 +287,7 @@ async def delete_logs(
 ) -> answers.Deleted:
     """Forget what a finished task logged."""
     async with db.transaction(actor) as tx:
-        return answers.Deleted(deleted=await service.delete_logs(tx, task_id))
+        return answers.Deleted(deleted=await service.delete_logs(tx, actor, task_id))
 
 
 @get("/queues", opt={"scope": "queues:read"})

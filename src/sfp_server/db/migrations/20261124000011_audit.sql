@@ -67,6 +67,15 @@ CREATE TRIGGER audit_log_lease_needs_seals BEFORE INSERT ON audit_log FOR EACH R
   WHEN (NEW.action = 'credential.lease') EXECUTE FUNCTION audit_is_sealed();
 CREATE POLICY audit_log_age ON audit_log FOR SELECT TO sfp_migrator USING (seq IS NULL);
 
+-- Sign-ins happen before there is a team: a team reads those of its own people.
+CREATE POLICY audit_log_of_own_people ON audit_log FOR SELECT TO sfp_api
+  USING (team_id IS NULL
+         AND EXISTS (SELECT FROM memberships
+                      WHERE memberships.team_id = current_team()
+                        AND 'user:' || memberships.user_id IN (actor, subject)));
+-- (both halves of the list are found in the order of their ids)
+CREATE INDEX audit_log_without_team ON audit_log (id) WHERE team_id IS NULL;
+
 -- Nobody but the auditor writes a seal, and nobody chooses an entry's time or number.
 REVOKE INSERT ON audit_log FROM sfp_api, sfp_broker;
 GRANT INSERT (team_id, actor, action, subject, detail, request_id, tag) ON audit_log TO sfp_api, sfp_broker;
