@@ -12,7 +12,8 @@ and mark (`db: NamedDependency[Database]`):
     outgoing: Outgoing              the server's own calls to the outside
     issuers, trusted                tokens of other issuers, and of the one that the configuration trusts
     health, api_document            this page's neighbours
-    kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
+    kinds, store, live              task types, artifacts, live events
+    public_keys, asking             the vault's public keys, the broker's desk
     auditor, audit_keys             who seals the audit trail, and the public keys of what it signs
     ends                            wakes who waits for the end of a task
 """
@@ -32,22 +33,34 @@ from sfp_server import health
 from sfp_server.actor import Actor
 from sfp_server.audit import routes as audit
 from sfp_server.audit.asking import Auditor
+from sfp_server.credentials import integration_routes as integrations
 from sfp_server.credentials import routes as credentials
-from sfp_server.credentials.vault import Sealer
+from sfp_server.credentials.asking import Asking
+from sfp_server.credentials.public import PublicKeys
 from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
 from sfp_server.identity import device_routes as device
+from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
+from sfp_server.identity import session_routes, sign_in_page
+from sfp_server.identity import sign_in_routes as sign_in
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.browser import Browsers
 from sfp_server.identity.device import DeviceFlow
+from sfp_server.identity.external import Method, ProviderKind
+from sfp_server.identity.flows import Flows
+from sfp_server.identity.github import GitHub
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
+from sfp_server.identity.keyset import KeySet
+from sfp_server.identity.openid import OpenId
 from sfp_server.identity.passwords import Passwords
-from sfp_server.identity.seal import AnswerSeal
+from sfp_server.identity.providers import Providers
+from sfp_server.identity.seal import AnswerSeal, ProviderSeal
 from sfp_server.identity.sessions import Sessions
 from sfp_server.identity.trusted import Trusted
 from sfp_server.kinds import KINDS
@@ -61,6 +74,7 @@ from sfp_server.tasks.ends import Ends
 from sfp_server.version import VERSION
 from sfp_server.web import openapi, problems
 from sfp_server.web.asgi import App
+from sfp_server.web.forwarded import Forwarded
 from sfp_server.web.guard import Guard
 from sfp_server.web.limits import MAX_BODY, Limits
 from sfp_server.web.origins import Origins
@@ -70,6 +84,10 @@ from sfp_server.web.wire import ApiRequest
 #: everything below /sfp/api
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
+    *identity_providers.ROUTES,
+    *sign_in.ROUTES,
+    *sign_in_page.ROUTES,
+    *session_routes.ROUTES,
     *device.ROUTES,
     *users.ROUTES,
     *teams.ROUTES,
@@ -77,6 +95,7 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *artifacts.ROUTES,
     *dispatchers.ROUTES,
     *credentials.ROUTES,
+    *integrations.ROUTES,
     *audit.ROUTES,
     *events.ROUTES,
 ]
@@ -86,11 +105,11 @@ def create_app(settings: Settings) -> Litestar:
     """The whole API as an ASGI application. Connects to nothing before it is started. Raises SettingsError."""
     db = Database(settings.role_url("sfp_api"), application="sfp api", size=10, audit_key=settings.audit_key())
     cache = Valkey.from_url(settings.cache_connection_url(), socket_timeout=5, socket_connect_timeout=2)  # pyright: ignore[reportUnknownMemberType] (untyped library)
-    signing_key = settings.secret("jwt-signing.pem")
+    life = settings.access_token_minutes * 60
     signer = Signer(
-        signing_key,
+        KeySet(settings.directory / "signing", life=life),
         issuer=f"https://{settings.domain}/sfp/api/auth",
-        life=settings.access_token_minutes * 60,
+        life=life,
         buffer=settings.expiry_buffer_seconds,
     )
     outgoing = Outgoing.of(settings)
@@ -101,7 +120,15 @@ def create_app(settings: Settings) -> Litestar:
     ends = Ends(db)
     live = Live(db, cache, Rights(authenticator.actor))
     passwords = Passwords()
-    sessions = Sessions(db, signer, refresh_days=settings.refresh_token_days, passwords=passwords)
+    answer_key = settings.secret("answer-key")
+    sessions = Sessions(
+        db,
+        signer,
+        refresh_days=settings.refresh_token_days,
+        passwords=passwords,
+        passwords_for=settings.password_login,
+        renewal_key=answer_key,
+    )
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
@@ -113,12 +140,16 @@ def create_app(settings: Settings) -> Litestar:
         "outgoing": outgoing,
         "issuers": issuers,
         "trusted": trusted,
+        "providers": Providers(db, ProviderSeal(settings.secret("provider-key")), _methods(outgoing, issuers)),
+        "flows": Flows(db, sessions),
+        "browsers": Browsers(db, sessions, settings),
         "passwords": passwords,
-        "answer_seal": AnswerSeal(signing_key),
+        "answer_seal": AnswerSeal(answer_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,
         "store": ArtifactStore(settings.directory / "artifacts"),
-        "sealer": Sealer(settings.secret("vault-public.pem")),
+        "public_keys": _public_keys(settings),
+        "asking": Asking(settings.broker_desk, settings.secret("broker-key")),
         "auditor": Auditor(settings.auditor_socket),
         "audit_keys": KeyRing.read(settings.secret("audit-public.pem")),
         "live": live,
@@ -145,8 +176,23 @@ def create_app(settings: Settings) -> Litestar:
     )
     inner = cast("App", app.asgi_handler)  # Litestar's ASGI types are closed dictionaries, ours are open ones
     limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
-    app.asgi_handler = cast("Any", limits)
+    edge_key = settings.secret("edge-key").encode() if settings.caddy else None
+    app.asgi_handler = cast("Any", Forwarded(app=limits, edge_key=edge_key))
     return app
+
+
+def _public_keys(settings: Settings) -> PublicKeys:
+    """What secrets are sealed with; the first key is a file only where `init` made the vault's keys."""
+    first = settings.secret_file("vault-public")
+    return PublicKeys(
+        vouching=settings.secret("broker-key").encode(),
+        first=bytes.fromhex(first.read_text()) if first.is_file() else None,
+    )
+
+
+def _methods(outgoing: Outgoing, issuers: Issuers) -> dict[ProviderKind, Method]:
+    """How each kind of identity provider signs people in."""
+    return {ProviderKind.OIDC: OpenId(outgoing, issuers), ProviderKind.GITHUB: GitHub(outgoing)}
 
 
 def _provide(value: Any) -> Provide:

@@ -42,8 +42,7 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=True,
-        forwarded_allow_ips="127.0.0.1",  # the edge; nothing else reaches this port
+        proxy_headers=False,  # whose word counts about addresses: web/forwarded.py
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE,
         backlog=2048,

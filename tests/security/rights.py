@@ -23,10 +23,16 @@ SCOPE_ROLES = {
     "dispatchers:read": "owner",
     "events:read": "member owner application",
     "secrets:manage": "owner",
+    "leases:read": "owner",
+    "integrations:manage": "owner",
+    "integrations:credentials": "owner application",
+    "projects:read": "member owner application",
+    "projects:write": "owner",
     "audit:read": "owner",
     "application-tokens:manage": "owner",
     "teams:read": "member owner nobody",
     "teams:manage": "owner",
+    "sso:manage": "owner",
     "users:self": "member owner nobody",
     "users:manage": "owner",
     "health:read": "member owner application",
@@ -64,9 +70,14 @@ _TASK = {
 _RHYTHM = {"cron": "0 2 * * *"}
 _MEMBER = {"email": "{colleague}", "role": "member"}
 #: of the own team's things only: what another team names in the same way is its own
+_CLIENT = f"redirect_to=http://127.0.0.1:1/&code_challenge={'A' * 43}&code_challenge_method=S256"
 _OWN_NAMES = {"foreign": 200}
 #: below a team of the path nobody else is told that it exists
 _PATH = {"nobody": 404, "application": 403}
+#: who may is told that the broker is away, which it is here
+_NO_BROKER = {"owner": 503, "foreign": 503, "application_with_one_scope": 503}
+#: a scope that an application has only if somebody said so
+_BY_NAME_ONLY = {"application": 403}
 
 #: `METHOD path`, `~` for /sfp/api → how to call it, and who may
 OPERATIONS = {
@@ -80,9 +91,20 @@ OPERATIONS = {
     "POST ~/auth/token": op(PUBLIC, {"grant_type": "refresh_token", "refresh_token": "{refresh_token}"}),
     "POST ~/auth/logout": op("users:self"),
     "GET ~/auth/.well-known/jwks.json": op(PUBLIC),
+    "GET ~/auth/sessions": op("users:self"),
+    "DELETE ~/auth/sessions": op("users:self"),
+    "DELETE ~/auth/sessions/{session_id}": op("users:self", also=(404,)),
     "POST ~/auth/device/code": op(PUBLIC, {}),
     "POST ~/auth/device/token": op(PUBLIC, {"device_code": "unknown"}),
     "POST ~/auth/device/approve": op("users:self", {"user_code": "{user_code}"}),
+    "POST ~/auth/callback": op(PUBLIC, {"access_token": "unknown"}, also=(401,)),
+    "GET ~/auth/authorize": op(PUBLIC, query=_CLIENT),
+    "GET ~/auth/callback/{provider_id}": op(PUBLIC, also=(404,)),
+    "GET ~/auth/continue": op(PUBLIC, query="action=frontdoorUrl&params=target%3DUAT"),
+    "GET ~/auth/sign-in": op(PUBLIC),
+    "GET ~/auth/sign-in/{provider_id}": op(PUBLIC, also=(404,)),
+    "POST ~/auth/sign-in": op(PUBLIC, content=b"csrf=unknown"),
+    "POST ~/auth/sign-out": op(PUBLIC, content=b"csrf=unknown", also=(403,)),
     # machines
     "POST ~/application-tokens": op("application-tokens:manage", {"name": "ci"}),
     "GET ~/application-tokens": op("application-tokens:manage"),
@@ -101,6 +123,13 @@ OPERATIONS = {
     "POST ~/teams/{slug}/members": op("teams:manage", _MEMBER, answers=_PATH),
     "PUT ~/teams/{slug}/members/{email}/role": op("teams:manage", {"role": "owner"}, answers=_PATH),
     "DELETE ~/teams/{slug}/members/{email}": op("teams:read", answers={**_PATH, "member": 403}),
+    # identity providers: of the instance, so for owners of its first team (disabled ones change no other answer here)
+    "GET ~/sso/providers": op("sso:manage", answers={"foreign": 403}),
+    "POST ~/sso/providers": op(
+        "sso:manage", {"kind": "github", "clientId": "id", "enabled": False}, answers={"foreign": 403}
+    ),
+    "DELETE ~/sso/providers/{provider_id}": op("sso:manage", answers={"foreign": 403}),
+    "DELETE ~/sso/providers": op("sso:manage", {"providerId": "unknown"}, answers={"foreign": 403}),
     # tasks
     "POST ~/tasks": op("tasks:write", _TASK),
     "POST ~/tasks/bulk": op("tasks:write", {"tasks": [_TASK]}),
@@ -137,14 +166,40 @@ OPERATIONS = {
     "GET ~/audit/export": op("audit:read"),
     "GET ~/audit/.well-known/jwks.json": op(PUBLIC),
     # secrets
-    "PUT ~/secrets/{secret}": op("secrets:manage", {"value": "v"}, answers=_OWN_NAMES),
+    "PUT ~/secrets/{secret}": op("secrets:manage", {"value": "value"}, answers=_OWN_NAMES),
     "GET ~/secrets": op("secrets:manage"),
+    "GET ~/secrets/{secret}": op("secrets:manage"),
+    "GET ~/secrets/{secret}/versions": op("secrets:manage"),
     "DELETE ~/secrets/{secret}": op("secrets:manage"),
+    "POST ~/secrets/rotate-keys": op("secrets:manage", answers={"owner": 503, "foreign": 503}),
+    "GET ~/secrets/rotate-keys": op("secrets:manage", answers={"owner": 503, "foreign": 503}),
+    "GET ~/leases": op("leases:read"),
+    "GET ~/tasks/{task_id}/leases": op("leases:read"),
+    # integrations and projects
+    "POST ~/integrations": op(
+        "integrations:manage",
+        {"provider": "{provider}", "authType": "token", "credentials": {"token": "a-token"}},
+    ),
+    "GET ~/integrations": op("integrations:manage"),
+    "GET ~/integrations/{integration_id}": op("integrations:manage"),
+    "DELETE ~/integrations/{integration_id}": op("integrations:manage"),
+    "GET ~/integrations/credentials": op(
+        "integrations:credentials", query="provider=github", answers={**_NO_BROKER, **_BY_NAME_ONLY}
+    ),
+    "POST ~/projects": op("projects:write", {"identifier": "{new_project}", "remoteUrl": "https://git.example/a/b"}),
+    "GET ~/projects": op("projects:read"),
+    "GET ~/projects/{project_id}": op("projects:read"),
+    "PATCH ~/projects/{project_id}": op("projects:write", {"remoteUrl": "https://git.example/a/c"}),
+    "DELETE ~/projects/{project_id}": op("projects:write"),
+    "GET ~/repository/auth-token": op(
+        "integrations:credentials", query="repositoryIdentifier=x", also=(404,), answers=_BY_NAME_ONLY
+    ),
 }
 
 #: parameters of the OpenAPI document that have a better name here
 RENAMED = {
     "~/secrets/{name}": "~/secrets/{secret}",
+    "~/secrets/{name}/versions": "~/secrets/{secret}/versions",
     "~/queues/{name}": "~/queues/{queue}",
     "~/tasks/{task_id}/receipt": "~/tasks/{ended_id}/receipt",
     "~/logs/{task_id}": "~/logs/{ended_id}",

@@ -1,6 +1,7 @@
 """Every operation of the running API, as everybody: what is declared in `rights.py`, and nothing else."""
 
 import json
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import count, product
@@ -68,10 +69,28 @@ class Things:
     async def token_id(self) -> str:
         return (await self._make("POST", "/application-tokens", json={"name": "x"}))["id"]
 
+    async def session_id(self) -> str:
+        """Nobody's: each has only their own."""
+        return str(uuid.uuid4())
+
     async def secret(self) -> str:
         name = f"S{next(self.numbers)}"
-        await self._make("PUT", f"/secrets/{name}", json={"value": "v"})
+        await self._make("PUT", f"/secrets/{name}", json={"value": "value"})
         return name
+
+    async def provider(self) -> str:
+        return f"provider-{next(self.numbers)}"
+
+    async def integration_id(self) -> str:
+        body = {"provider": await self.provider(), "authType": "token", "credentials": {"token": "a-token"}}
+        return (await self._make("POST", "/integrations", json=body))["id"]
+
+    async def new_project(self) -> str:
+        return f"project-{next(self.numbers)}"
+
+    async def project_id(self) -> str:
+        body = {"identifier": await self.new_project(), "remoteUrl": "https://git.example/a/b"}
+        return (await self._make("POST", "/projects", json=body))["id"]
 
     async def email(self) -> str:
         """A member of acme."""

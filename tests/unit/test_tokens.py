@@ -3,6 +3,7 @@
 import base64
 import hmac
 import json
+from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
@@ -16,6 +17,7 @@ from joserfc.jwk import ECKey
 from sfp_server.errors import TokenExpired, TokenInvalid, Unauthenticated
 from sfp_server.identity import tokens
 from sfp_server.identity.jwt import Signer
+from sfp_server.identity.keyset import SigningKey
 
 NOW = 1_800_000_000
 
@@ -24,8 +26,29 @@ def pem() -> str:
     return generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
+@dataclass(frozen=True)
+class OneKey:
+    """A set of one."""
+
+    only: SigningKey
+
+    def current(self):
+        return self.only
+
+    def find(self, kid):
+        return self.only if kid == self.only.kid else None
+
+    def live(self):
+        return [self.only]
+
+
 PEM = pem()
-SIGNER = Signer(PEM, issuer="https://here", life=3600, buffer=300)
+SIGNER = Signer(
+    OneKey(SigningKey(kid=ECKey.import_key(PEM).thumbprint(), made_at=0, key=ECKey.import_key(PEM))),
+    issuer="https://here",
+    life=3600,
+    buffer=300,
+)
 KEY = ECKey.import_key(PEM)
 USER, SESSION = uuid4(), uuid4()
 GOOD = {

@@ -22,7 +22,7 @@ from sfp_server.db.database import Database, Row, Tx, Violation
 from sfp_server.db.queries import load
 from sfp_server.errors import CodeInvalid, SignInRefused, TooManyRequests
 from sfp_server.identity import attempts
-from sfp_server.identity.external import ExternalIdentity, Provider, Sent, may_speak_for, normal_email
+from sfp_server.identity.external import ExternalIdentity, Person, Provider, Sent, may_speak_for, normal_email
 from sfp_server.identity.sessions import Caller, Sessions, SignedIn
 from sfp_server.identity.tokens import hash_of
 
@@ -53,14 +53,6 @@ class Flow:
     request_id: str | None
     begun_at: datetime
     destination: Destination
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Person:
-    """Who may be signed in: a user who exists and is not disabled."""
-
-    id: UUID
-    email: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

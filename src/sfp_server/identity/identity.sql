@@ -83,7 +83,8 @@ VALUES ($1, $2, now() + make_interval(days => $3));
 -- name: use_refresh_token
 -- No row: unknown, used before, expired, or its session has ended.
 UPDATE refresh_tokens r
-   SET used_at = now()
+   SET used_at = now(),
+       salt = $2
   FROM sessions s, users u
  WHERE r.token_hash = $1
    AND r.used_at IS NULL
@@ -94,6 +95,25 @@ UPDATE refresh_tokens r
    AND u.id = s.user_id
    AND u.disabled_at IS NULL
 RETURNING s.id AS session_id, u.id AS user_id, u.email;
+
+-- name: retry_refresh_token
+-- The token was used a moment ago: its salt makes the same successor again. No row: it was used longer ago, or never.
+SELECT r.salt, s.id AS session_id, u.id AS user_id, u.email
+  FROM refresh_tokens r
+  JOIN sessions s ON s.id = r.session_id
+  JOIN users u ON u.id = s.user_id
+ WHERE r.token_hash = $1
+   AND r.used_at > now() - make_interval(secs => $2)
+   AND r.salt IS NOT NULL
+   AND s.revoked_at IS NULL
+   AND now() < s.expires_at
+   AND u.disabled_at IS NULL;
+
+-- name: is_unused
+SELECT EXISTS (
+  SELECT FROM refresh_tokens
+   WHERE token_hash = $1
+     AND used_at IS NULL);
 
 -- name: extend_session
 UPDATE sessions
@@ -117,6 +137,17 @@ UPDATE sessions
  WHERE id = $1
    AND user_id = $2
    AND revoked_at IS NULL;
+
+-- name: list_sessions
+-- The live sessions of the user of this transaction, newest first.
+SELECT id, created_at, last_used_at, expires_at, address, user_agent
+  FROM sessions
+ WHERE user_id = $1
+   AND revoked_at IS NULL
+   AND now() < expires_at
+   AND ($2::uuid IS NULL OR id < $2)
+ ORDER BY id DESC
+ LIMIT $3;
 
 -- name: revoke_sessions_of
 UPDATE sessions

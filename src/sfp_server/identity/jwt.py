@@ -1,4 +1,4 @@
-"""User tokens: JWTs signed with ES256 by the instance's own key.
+"""User tokens: JWTs signed with ES256 by the newest of the instance's own keys.
 
 The library stops forgeries; what it cannot know is checked here: the claims that must be there, the longest life,
 the type, the size. The algorithm and the key are ours, whatever the token's header names.
@@ -10,16 +10,15 @@ from uuid import UUID, uuid4
 
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey
 from joserfc.jws import JWSRegistry
 
-from sfp_server.errors import TokenExpired, TokenInvalid
+from sfp_server.errors import TokenExpired
+from sfp_server.identity import compact
+from sfp_server.identity.keyset import KeySet, SigningKey
 
 ALGORITHM = "ES256"
 TYPE = "at+jwt"
 AUDIENCE = "authenticated"
-#: bytes
-MAX_SIZE = 8192
 #: seconds that clocks may differ
 _LEEWAY = 5
 
@@ -35,18 +34,17 @@ class Claims:
 
 
 class Signer:
-    """Makes and checks user tokens with one key.
+    """Makes and checks user tokens.
 
     Args:
-        pem: the private key, NIST P-256.
+        keys: private keys, NIST P-256; the newest signs.
         issuer: `iss` of every token.
         life: seconds from `iat` to `exp`.
         buffer: seconds before `exp` from which a token opens nothing, so that no operation dies at the boundary.
     """
 
-    def __init__(self, pem: str, *, issuer: str, life: int, buffer: int) -> None:
-        self._key = ECKey.import_key(pem)
-        self._kid = self._key.thumbprint()
+    def __init__(self, keys: KeySet, *, issuer: str, life: int, buffer: int) -> None:
+        self._keys = keys
         self._registry = JWSRegistry(algorithms=[ALGORITHM])
         self._issuer = issuer
         self._life = life
@@ -71,23 +69,25 @@ class Signer:
             "exp": now + self._life,
             "jti": str(uuid4()),
         }
-        return jwt.encode({"alg": ALGORITHM, "typ": TYPE, "kid": self._kid}, claims, self._key, registry=self._registry)
+        key = self._keys.current()
+        return jwt.encode({"alg": ALGORITHM, "typ": TYPE, "kid": key.kid}, claims, key.key, registry=self._registry)
 
     def verify(self, token: str, *, now: int) -> Claims:
         """The claims of a token that we made and that is alive. Raises TokenInvalid, TokenExpired."""
-        if len(token) > MAX_SIZE:
-            raise TokenInvalid("the token is not valid")
+        unverified = compact.read(token)
+        key = self._keys.find(unverified.header.get("kid"))
+        if key is None or unverified.header != {"alg": ALGORITHM, "typ": TYPE, "kid": key.kid}:
+            raise compact.invalid()
         try:
-            decoded = jwt.decode(token, self._key, registry=self._registry)
-            header, claims = decoded.header, decoded.claims
-            return self._checked(header, claims, now)
+            jwt.decode(token, key.key, registry=self._registry)
+            return self._checked(unverified.claims, now)
         except (JoseError, ValueError, KeyError, TypeError) as error:
-            raise TokenInvalid("the token is not valid") from error
+            raise compact.invalid() from error
 
-    def _checked(self, header: dict[str, Any], claims: dict[str, Any], now: int) -> Claims:
+    def _checked(self, claims: dict[str, Any], now: int) -> Claims:
         """Raises ValueError, KeyError, TypeError for claims that are not as `sign` makes them, TokenExpired."""
-        fixed = (header.get("typ"), header.get("kid"), claims["iss"], claims["aud"], claims["role"])
-        if fixed != (TYPE, self._kid, self._issuer, AUDIENCE, "authenticated"):
+        fixed = (claims["iss"], claims["aud"], claims["role"])
+        if fixed != (self._issuer, AUDIENCE, "authenticated"):
             raise ValueError("not a token for here")
         starts, made, ends = (_whole(claims[name]) for name in ("nbf", "iat", "exp"))
         if max(starts, made) > now + _LEEWAY or not 0 < ends - made <= self._life:
@@ -98,14 +98,21 @@ class Signer:
 
     def public_keys(self) -> dict[str, Any]:
         """The JWKS document."""
-        public = cast("dict[str, Any]", self._key.as_dict(private=False))
-        return {"keys": [public | {"kid": self._kid, "use": "sig", "alg": ALGORITHM}]}
+        return {"keys": [_public(key) for key in self._keys.live()]}
+
+
+def _public(key: SigningKey) -> dict[str, Any]:
+    public = cast("dict[str, Any]", key.key.as_dict(private=False))
+    return public | {"kid": key.kid, "use": "sig", "alg": ALGORITHM}
 
 
 def _id(value: object) -> UUID:
     if not isinstance(value, str):
         raise TypeError("an id must be text")
-    return UUID(value)
+    found = UUID(value)
+    if str(found) != value:  # braces, `urn:uuid:`, capitals
+        raise ValueError("an id has one form")
+    return found
 
 
 def _whole(value: object) -> int:

@@ -2,24 +2,33 @@
 
 Every failure of a sign-in has the same text and costs the same: an unknown account is checked against a hash that
 nobody has, and counts like a known one. A refresh token is used once; its second use means that two parties
-hold it, so the session ends for both.
+hold it, so the session ends for both. Only within RETRY_SECONDS of the first use, and while what it gave was not used,
+a second use gives the same again: a client whose answer was lost asks once more.
 """
 
+import os
 import time
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 from sfp_server.audit import service as audit
 from sfp_server.db.database import Database, Row, Tx
 from sfp_server.db.queries import load
-from sfp_server.errors import TokenInvalid, TokenRevoked, Unauthenticated
+from sfp_server.errors import NotFound, PasswordLoginOff, TokenInvalid, TokenRevoked, Unauthenticated
 from sfp_server.identity import attempts
+from sfp_server.identity.external import Person
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.passwords import Passwords
-from sfp_server.identity.tokens import hash_of, is_refresh_token, new_refresh_token
+from sfp_server.identity.tokens import hash_of, is_refresh_token, new_refresh_token, refresh_token_after
 
 SQL = load(__package__ or "", "identity.sql")
+SIGN_IN_SQL = load(__package__ or "", "sign_in.sql")
 
+#: after its first use a refresh token may be sent again for so long
+RETRY_SECONDS = 10
+
+_NOBODY = UUID(int=0)
 _REFUSED = "the e-mail address or the password is wrong"
 
 
@@ -46,35 +55,63 @@ class Caller:
 class Sessions:
     """The use cases; each opens its own transactions, because a refusal must be written down too."""
 
-    def __init__(self, db: Database, signer: Signer, *, refresh_days: int, passwords: Passwords) -> None:
+    def __init__(
+        self,
+        db: Database,
+        signer: Signer,
+        *,
+        refresh_days: int,
+        passwords: Passwords,
+        passwords_for: Literal["auto", "everyone", "owners", "off"],
+        renewal_key: str,
+    ) -> None:
         self._db = db
+        self._who_has_passwords: Literal["auto", "everyone", "owners", "off"] = passwords_for
         self._signer = signer
         self._refresh_days = refresh_days
         self._passwords = passwords
+        self._renewal_key = renewal_key.encode()
         self._turns = attempts.Turns()
 
     async def sign_in(self, email: str, password: str, caller: Caller) -> SignedIn:
-        """Open a session. Raises Unauthenticated, TooManyRequests, Unavailable."""
+        """Open a session. Raises what `recognise` raises."""
+        person = await self.recognise(email, password, caller)
+        async with self._db.identifying(user_id=person.id) as tx:
+            session_id = await self.begin(tx, person.id, caller, via="password")
+            return await self.pair(tx, session_id, person.id, person.email)
+
+    async def recognise(self, email: str, password: str, caller: Caller) -> Person:
+        """Whose password this is. Raises Unauthenticated, PasswordLoginOff, TooManyRequests, Unavailable."""
+        who = await self.who_has_passwords()
+        if who == "off":
+            raise PasswordLoginOff("nobody signs in with a password here: use an identity provider")
         email = attempts.normal_email(email)
         async with self._turns.of(email):
-            user, tried = await self._admitted(email, caller)
+            user, is_owner, tried = await self._admitted(email, caller)
             right = await self._passwords.matches(user["password_hash"] if user else None, password)
-            if not right or user is None or user["disabled"]:
+            # One answer for all of these, also for a right password that may not be used: it would be confirmed.
+            if not right or user is None or user["disabled"] or not (who == "everyone" or is_owner):
                 await self._refuse(user, tried, caller)
                 raise Unauthenticated(_REFUSED)
             async with self._db.identifying(user_id=user["id"]) as tx:
                 await attempts.succeeded(tx, tried)
-                session_id = await self.begin(tx, user["id"], caller, via="password")
-                return await self.pair(tx, session_id, user["id"], user["email"])
+        return Person(id=user["id"], email=user["email"])
+
+    async def who_has_passwords(self) -> Literal["everyone", "owners", "off"]:
+        """Who may sign in with a password now."""
+        if self._who_has_passwords != "auto":
+            return self._who_has_passwords
+        async with self._db.identifying() as tx:
+            return "owners" if await tx.value(SIGN_IN_SQL["any_provider_enabled"]) else "everyone"
 
     async def refresh(self, refresh_token: str, caller: Caller) -> SignedIn:
         """Use a refresh token up for a new pair. Raises TokenInvalid, TokenRevoked (re-use), TooManyRequests."""
         digest = hash_of(refresh_token)
         async with self._db.identifying() as tx:
-            row = await tx.one(SQL["use_refresh_token"], digest) if is_refresh_token(refresh_token) else None
-            if row is not None:
-                await tx.execute(SQL["extend_session"], row["session_id"], self._refresh_days)
-                return await self.pair(tx, row["session_id"], row["user_id"], row["email"])
+            if is_refresh_token(refresh_token):
+                signed = await self._renewed(tx, refresh_token, digest) or await self._again(tx, refresh_token, digest)
+                if signed is not None:
+                    return signed
             # Written down and committed, also when it ends in a refusal.
             reused = await tx.one(SQL["revoke_family"], digest)
             waits = await attempts.refuse(tx, attempts.guess(attempts.Kind.REFRESH_TOKEN, address=caller.address))
@@ -86,20 +123,65 @@ class Sessions:
             raise TokenRevoked("this refresh token was used before; the session has ended: sign in again")
         raise waits or TokenInvalid("the refresh token is not valid")
 
-    async def sign_out(self, user_id: UUID, session_id: UUID) -> None:
-        """End a session; its access tokens open nothing from now on. Ending it twice is fine."""
-        async with self._db.identifying(user_id=user_id) as tx:
-            if await tx.execute(SQL["revoke_session"], session_id, user_id):
-                await audit.record(tx, f"user:{user_id}", "session.ended", f"session:{session_id}")
+    async def _renewed(self, tx: Tx, refresh_token: str, digest: bytes) -> SignedIn | None:
+        """The pair that follows, when the token was not used yet."""
+        salt = os.urandom(16)
+        row = await tx.one(SQL["use_refresh_token"], digest, salt)
+        if row is None:
+            return None
+        await tx.execute(SQL["extend_session"], row["session_id"], self._refresh_days)
+        successor = refresh_token_after(refresh_token, salt, self._renewal_key)
+        await tx.execute(SQL["add_refresh_token"], hash_of(successor), row["session_id"], self._refresh_days)
+        return self._signed(row, successor)
 
-    async def _admitted(self, email: str, caller: Caller) -> tuple[Row | None, attempts.Guess]:
-        """The user, if any, and the try that this is, which counts from now on. Raises TooManyRequests."""
+    async def _again(self, tx: Tx, refresh_token: str, digest: bytes) -> SignedIn | None:
+        """The same successor once more, for a client whose answer was lost, until the successor itself is used.
+
+        Whoever stole the token gets no more by this than the one chain that there is, and the second to use the
+        successor is found out as ever.
+        """
+        row = await tx.one(SQL["retry_refresh_token"], digest, RETRY_SECONDS)
+        if row is None:
+            return None
+        successor = refresh_token_after(refresh_token, row["salt"], self._renewal_key)
+        return self._signed(row, successor) if await tx.value(SQL["is_unused"], hash_of(successor)) else None
+
+    async def page(self, user_id: UUID, *, before: UUID | None, limit: int) -> list[Row]:
+        """The user's live sessions, newest first."""
+        async with self._db.identifying(user_id=user_id) as tx:
+            return list(await tx.all(SQL["list_sessions"], user_id, before, limit))
+
+    async def sign_out_everywhere(self, user_id: UUID) -> int:
+        """End every session of the user; answers how many."""
+        async with self._db.identifying(user_id=user_id) as tx:
+            ended = await tx.execute(SQL["revoke_sessions_of"], user_id)
+            if ended:
+                await audit.record(tx, f"user:{user_id}", "session.ended", f"user:{user_id}", {"sessions": ended})
+        return ended
+
+    async def end(self, user_id: UUID, session_id: UUID) -> None:
+        """End one of the user's sessions. Raises NotFound: they have no such live session."""
+        if not await self.sign_out(user_id, session_id):
+            raise NotFound("there is no such session")
+
+    async def sign_out(self, user_id: UUID, session_id: UUID) -> bool:
+        """End a session; its access tokens open nothing from now on. False: it had ended, or is not the user's."""
+        async with self._db.identifying(user_id=user_id) as tx:
+            ended = await tx.execute(SQL["revoke_session"], session_id, user_id)
+            if ended:
+                await audit.record(tx, f"user:{user_id}", "session.ended", f"session:{session_id}")
+        return bool(ended)
+
+    async def _admitted(self, email: str, caller: Caller) -> tuple[Row | None, bool, attempts.Guess]:
+        """The user, if any, whether they own a team, and the try that this is. Raises TooManyRequests."""
         async with self._db.identifying() as tx:
             user = await tx.one(SQL["user_by_email"], email)
+            await tx.identify(user["id"] if user else _NOBODY)
+            is_owner = await tx.value(SIGN_IN_SQL["is_owner_somewhere"], user["id"] if user else _NOBODY)
             at_home = await tx.value(SQL["has_signed_in_from"], user["id"] if user else None, caller.address)
             tried = attempts.guess(attempts.Kind.PASSWORD, account=email, address=caller.address, at_home=at_home)
             await attempts.admit(tx, tried)
-        return user, tried
+        return user, is_owner, tried
 
     async def _refuse(self, user: Row | None, tried: attempts.Guess, caller: Caller) -> None:
         # What a stranger typed is not written down: it may be a password in the wrong field.
@@ -125,8 +207,15 @@ class Sessions:
         """Tokens of a session."""
         refresh_token = new_refresh_token()
         await tx.execute(SQL["add_refresh_token"], hash_of(refresh_token), session_id, self._refresh_days)
+        return self._signed({"session_id": session_id, "user_id": user_id, "email": email}, refresh_token)
+
+    def _signed(self, row: Row, refresh_token: str) -> SignedIn:
+        """`row`: session_id, user_id, email."""
+        user_id, email = row["user_id"], row["email"]
         return SignedIn(
-            access_token=self._signer.sign(user_id=user_id, email=email, session_id=session_id, now=int(time.time())),
+            access_token=self._signer.sign(
+                user_id=user_id, email=email, session_id=row["session_id"], now=int(time.time())
+            ),
             refresh_token=refresh_token,
             expires_in=self._signer.usable_seconds,
             user_id=user_id,

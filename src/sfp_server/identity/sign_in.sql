@@ -190,4 +190,5 @@ SELECT s.id AS session_id, u.id AS user_id, u.email
  WHERE b.token_hash = $1
    AND s.revoked_at IS NULL
    AND now() < s.expires_at
+   AND now() < b.created_at + interval '12 hours'
    AND u.disabled_at IS NULL;

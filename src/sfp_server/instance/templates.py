@@ -193,7 +193,7 @@ def caddyfile(at: Place, settings: Settings) -> str:
 {sites} {{
 {_tls(local)}	encode zstd gzip
 	import headers
-{_proxies(settings)}{_errors()}{_access_log(at)}}}
+{_proxies(at, settings)}{_errors()}{_access_log(at)}}}
 
 {_nobody(settings, local)}"""
     )
@@ -227,14 +227,14 @@ def _tls(local: bool) -> str:
     return "\ttls internal\n" if local else ""
 
 
-def _proxies(settings: Settings) -> str:
+def _proxies(at: Place, settings: Settings) -> str:
     """Uploads stream through; every other body is small and is read here first.
 
     So a client that stalls in its body holds a connection of the edge, which has plenty, and none of the API.
     """
     return (
-        _proxy(settings, "@upload", f"{settings.upload_max_mb + 1}MiB", buffer="")
-        + _proxy(settings, "@other", "8MiB", buffer="\t\t\trequest_buffers 8MiB\n")
+        _proxy(at, settings, "@upload", f"{settings.upload_max_mb + 1}MiB", buffer="")
+        + _proxy(at, settings, "@other", "8MiB", buffer="\t\t\trequest_buffers 8MiB\n")
         + """\
 	@upload path /sfp/api/artifacts /sfp/api/artifacts/*
 	@other not path /sfp/api/artifacts /sfp/api/artifacts/*
@@ -242,8 +242,10 @@ def _proxies(settings: Settings) -> str:
     )
 
 
-def _proxy(settings: Settings, matcher: str, limit: str, *, buffer: str) -> str:
+def _proxy(at: Place, settings: Settings, matcher: str, limit: str, *, buffer: str) -> str:
     """X-Forwarded-For is the edge's word: what a client sends under that name is not passed on.
+
+    The edge proves that it is the one who speaks (`web/forwarded.py`), so that nobody else on this machine can.
 
     The API holds no answer back for longer than 30 seconds (long polls), and streams begin at once: whoever has not
     begun to answer three times as long is stuck in a way that the guard could not mend, and the client is told so.
@@ -257,6 +259,7 @@ def _proxy(settings: Settings, matcher: str, limit: str, *, buffer: str) -> str:
 {buffer}			flush_interval -1
 			header_up -Forwarded
 			header_up -X-Real-Ip
+			header_up X-Sfp-Edge "{{file.{at.secrets / "edge-key"}}}"
 			header_down -Server
 			stream_close_delay 5s
 			transport http {{
