@@ -177,6 +177,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "cache-url",
                 "answer-key",
                 "edge-key",
+                "provider-key",
                 "vault-public",
                 "broker-key",
                 "audit-key",
