@@ -15,6 +15,7 @@ and mark (`db: NamedDependency[Database]`):
     kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
     auditor, audit_keys             who seals the audit trail, and the public keys of what it signs
     ends                            wakes who waits for the end of a task
+    operations                      what the API can be asked to do, and which scope opens it
 """
 
 import asyncio
@@ -38,9 +39,9 @@ from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
+from sfp_server.identity import authz_routes, ci, ci_routes, session_routes, token_routes
 from sfp_server.identity import device_routes as device
 from sfp_server.identity import routes as identity
-from sfp_server.identity import session_routes
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
@@ -66,6 +67,7 @@ from sfp_server.web.asgi import App
 from sfp_server.web.forwarded import Forwarded
 from sfp_server.web.guard import Guard
 from sfp_server.web.limits import MAX_BODY, Limits
+from sfp_server.web.operations import Operations
 from sfp_server.web.origins import Origins
 from sfp_server.web.ratelimit import RateLimiter
 from sfp_server.web.wire import ApiRequest
@@ -74,6 +76,9 @@ from sfp_server.web.wire import ApiRequest
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
     *session_routes.ROUTES,
+    *token_routes.ROUTES,
+    *ci_routes.ROUTES,
+    *authz_routes.ROUTES,
     *device.ROUTES,
     *users.ROUTES,
     *teams.ROUTES,
@@ -103,7 +108,10 @@ def create_app(settings: Settings) -> Litestar:
     authenticator = Authenticator(db, signer, trusted)
     limiter = RateLimiter(cache)
     ends = Ends(db)
-    live = Live(db, cache, Rights(authenticator.actor))
+    rights = Rights(authenticator.actor)
+    authenticator.tell(rights.hurry)
+    live = Live(db, cache, rights)
+    operations = Operations()
     passwords = Passwords()
     answer_key = settings.secret("answer-key")
     sessions = Sessions(
@@ -130,6 +138,8 @@ def create_app(settings: Settings) -> Litestar:
         "audit_keys": KeyRing.read(settings.secret("audit-public.pem")),
         "live": live,
         "ends": ends,
+        "operations": operations,
+        "ci_exchange": ci.Exchange(db, issuers),
     }
     dependencies = {name: _provide(value) for name, value in provided.items()}
     dependencies["actor"] = Provide(_actor, sync_to_thread=False)
@@ -152,6 +162,7 @@ def create_app(settings: Settings) -> Litestar:
     )
     inner = cast("App", app.asgi_handler)  # Litestar's ASGI types are closed dictionaries, ours are open ones
     limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
+    operations.fill(app.routes)
     edge_key = settings.secret("edge-key").encode() if settings.caddy else None
     app.asgi_handler = cast("Any", Forwarded(app=limits, edge_key=edge_key))
     return app

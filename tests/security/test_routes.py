@@ -19,6 +19,7 @@ MEANT_TO_BE_PUBLIC = {
     ("GET", "/sfp/apidocs-json"),
     ("POST", "/sfp/api/auth/admin/login"),
     ("POST", "/sfp/api/auth/token"),
+    ("POST", "/sfp/api/auth/oidc/exchange"),
     ("GET", "/sfp/api/auth/.well-known/jwks.json"),
     ("POST", "/sfp/api/auth/device/code"),
     ("POST", "/sfp/api/auth/device/token"),
