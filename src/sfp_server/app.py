@@ -21,6 +21,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from litestar import Litestar, Request, Router
 from litestar.di import Provide
@@ -154,7 +155,7 @@ def create_app(settings: Settings) -> Litestar:
     dependencies["actor"] = Provide(_actor, sync_to_thread=False)
     documented: list[ControllerRouterHandler] = [*health.ROUTES, Router("/sfp/api", route_handlers=API_ROUTES)]
     dependencies["api_document"] = _provide(openapi.ApiDocument(documented, list(dependencies), version=VERSION))
-    origins = Origins.of(settings.domain, settings.allowed_origins())
+    origins = Origins.of({settings.domain, _name_of(settings.origin)}, settings.allowed_origins())
     guard = Guard(
         authenticate=authenticator.actor, limiter=limiter, origins=origins, actor_limit=settings.actor_rate_limit
     )
@@ -179,6 +180,10 @@ def create_app(settings: Settings) -> Litestar:
 def _methods(outgoing: Outgoing, issuers: Issuers) -> dict[ProviderKind, Method]:
     """How each kind of identity provider signs people in."""
     return {ProviderKind.OIDC: OpenId(outgoing, issuers), ProviderKind.GITHUB: GitHub(outgoing)}
+
+
+def _name_of(origin: str) -> str:
+    return urlsplit(origin).hostname or ""
 
 
 def _provide(value: Any) -> Provide:
