@@ -12,7 +12,8 @@ and mark (`db: NamedDependency[Database]`):
     outgoing: Outgoing              the server's own calls to the outside
     issuers, trusted                tokens of other issuers, and of the one that the configuration trusts
     health, api_document            this page's neighbours
-    kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
+    kinds, store, live              task types, artifacts, live events
+    public_keys, asking             the vault's public keys, the broker's desk
     auditor, audit_keys             who seals the audit trail, and the public keys of what it signs
     ends                            wakes who waits for the end of a task
 """
@@ -33,16 +34,18 @@ from sfp_server import health
 from sfp_server.actor import Actor
 from sfp_server.audit import routes as audit
 from sfp_server.audit.asking import Auditor
+from sfp_server.credentials import integration_routes as integrations
 from sfp_server.credentials import routes as credentials
-from sfp_server.credentials.vault import Sealer
+from sfp_server.credentials.asking import Asking
+from sfp_server.credentials.public import PublicKeys
 from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
+from sfp_server.identity import device_page, session_routes, sign_in_page
 from sfp_server.identity import device_routes as device
 from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
-from sfp_server.identity import session_routes, sign_in_page
 from sfp_server.identity import sign_in_routes as sign_in
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
@@ -58,6 +61,10 @@ from sfp_server.identity.keyset import KeySet
 from sfp_server.identity.openid import OpenId
 from sfp_server.identity.passwords import Passwords
 from sfp_server.identity.providers import Providers
+from sfp_server.identity.saml import routes as saml_routes
+from sfp_server.identity.saml.keep import Keep
+from sfp_server.identity.saml.room import XmlRoom
+from sfp_server.identity.saml.service import Saml
 from sfp_server.identity.seal import AnswerSeal, ProviderSeal
 from sfp_server.identity.sessions import Sessions
 from sfp_server.identity.trusted import Trusted
@@ -87,12 +94,15 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *sign_in_page.ROUTES,
     *session_routes.ROUTES,
     *device.ROUTES,
+    *device_page.ROUTES,
+    *saml_routes.ROUTES,
     *users.ROUTES,
     *teams.ROUTES,
     *tasks.ROUTES,
     *artifacts.ROUTES,
     *dispatchers.ROUTES,
     *credentials.ROUTES,
+    *integrations.ROUTES,
     *audit.ROUTES,
     *events.ROUTES,
 ]
@@ -126,6 +136,7 @@ def create_app(settings: Settings) -> Litestar:
         passwords_for=settings.password_login,
         renewal_key=answer_key,
     )
+    saml = Saml(origin=settings.origin, outgoing=outgoing, room=XmlRoom(), keep=Keep(db))
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
@@ -137,7 +148,8 @@ def create_app(settings: Settings) -> Litestar:
         "outgoing": outgoing,
         "issuers": issuers,
         "trusted": trusted,
-        "providers": Providers(db, ProviderSeal(settings.secret("provider-key")), _methods(outgoing, issuers)),
+        "providers": Providers(db, ProviderSeal(settings.secret("provider-key")), _methods(outgoing, issuers, saml)),
+        "saml": saml,
         "flows": Flows(db, sessions),
         "browsers": Browsers(db, sessions, settings),
         "passwords": passwords,
@@ -145,7 +157,8 @@ def create_app(settings: Settings) -> Litestar:
         "health": health.Health(db, cache),
         "kinds": KINDS,
         "store": ArtifactStore(settings.directory / "artifacts"),
-        "sealer": Sealer(settings.secret("vault-public.pem")),
+        "public_keys": _public_keys(settings),
+        "asking": Asking(settings.broker_desk, settings.secret("broker-key")),
         "auditor": Auditor(settings.auditor_socket),
         "audit_keys": KeyRing.read(settings.secret("audit-public.pem")),
         "live": live,
@@ -177,9 +190,22 @@ def create_app(settings: Settings) -> Litestar:
     return app
 
 
-def _methods(outgoing: Outgoing, issuers: Issuers) -> dict[ProviderKind, Method]:
+def _public_keys(settings: Settings) -> PublicKeys:
+    """What secrets are sealed with; the first key is a file only where `init` made the vault's keys."""
+    first = settings.secret_file("vault-public")
+    return PublicKeys(
+        vouching=settings.secret("broker-key").encode(),
+        first=bytes.fromhex(first.read_text()) if first.is_file() else None,
+    )
+
+
+def _methods(outgoing: Outgoing, issuers: Issuers, saml: Saml) -> dict[ProviderKind, Method]:
     """How each kind of identity provider signs people in."""
-    return {ProviderKind.OIDC: OpenId(outgoing, issuers), ProviderKind.GITHUB: GitHub(outgoing)}
+    return {
+        ProviderKind.OIDC: OpenId(outgoing, issuers),
+        ProviderKind.GITHUB: GitHub(outgoing),
+        ProviderKind.SAML: saml,
+    }
 
 
 def _name_of(origin: str) -> str:

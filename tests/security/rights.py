@@ -23,6 +23,11 @@ SCOPE_ROLES = {
     "dispatchers:read": "owner",
     "events:read": "member owner application",
     "secrets:manage": "owner",
+    "leases:read": "owner",
+    "integrations:manage": "owner",
+    "integrations:credentials": "owner application",
+    "projects:read": "member owner application",
+    "projects:write": "owner",
     "audit:read": "owner",
     "application-tokens:manage": "owner",
     "teams:read": "member owner nobody",
@@ -69,6 +74,10 @@ _CLIENT = f"redirect_to=http://127.0.0.1:1/&code_challenge={'A' * 43}&code_chall
 _OWN_NAMES = {"foreign": 200}
 #: below a team of the path nobody else is told that it exists
 _PATH = {"nobody": 404, "application": 403}
+#: who may is told that the broker is away, which it is here
+_NO_BROKER = {"owner": 503, "foreign": 503, "application_with_one_scope": 503}
+#: a scope that an application has only if somebody said so
+_BY_NAME_ONLY = {"application": 403}
 
 #: `METHOD path`, `~` for /sfp/api → how to call it, and who may
 OPERATIONS = {
@@ -93,6 +102,10 @@ OPERATIONS = {
     "GET ~/auth/callback/{provider_id}": op(PUBLIC, also=(404,)),
     "GET ~/auth/continue": op(PUBLIC, query="action=frontdoorUrl&params=target%3DUAT"),
     "GET ~/auth/sign-in": op(PUBLIC),
+    "GET ~/auth/saml/{provider_id}/metadata": op(PUBLIC, also=(404,)),
+    "POST ~/auth/saml/{provider_id}/acs": op(PUBLIC, content=b"SAMLResponse=x", also=(404,)),
+    "GET ~/auth/device": op(PUBLIC),
+    "POST ~/auth/device": op(PUBLIC, content=b"csrf=unknown&user_code=x"),
     "GET ~/auth/sign-in/{provider_id}": op(PUBLIC, also=(404,)),
     "POST ~/auth/sign-in": op(PUBLIC, content=b"csrf=unknown"),
     "POST ~/auth/sign-out": op(PUBLIC, content=b"csrf=unknown", also=(403,)),
@@ -157,14 +170,40 @@ OPERATIONS = {
     "GET ~/audit/export": op("audit:read"),
     "GET ~/audit/.well-known/jwks.json": op(PUBLIC),
     # secrets
-    "PUT ~/secrets/{secret}": op("secrets:manage", {"value": "v"}, answers=_OWN_NAMES),
+    "PUT ~/secrets/{secret}": op("secrets:manage", {"value": "value"}, answers=_OWN_NAMES),
     "GET ~/secrets": op("secrets:manage"),
+    "GET ~/secrets/{secret}": op("secrets:manage"),
+    "GET ~/secrets/{secret}/versions": op("secrets:manage"),
     "DELETE ~/secrets/{secret}": op("secrets:manage"),
+    "POST ~/secrets/rotate-keys": op("secrets:manage", answers={"owner": 503, "foreign": 503}),
+    "GET ~/secrets/rotate-keys": op("secrets:manage", answers={"owner": 503, "foreign": 503}),
+    "GET ~/leases": op("leases:read"),
+    "GET ~/tasks/{task_id}/leases": op("leases:read"),
+    # integrations and projects
+    "POST ~/integrations": op(
+        "integrations:manage",
+        {"provider": "{provider}", "authType": "token", "credentials": {"token": "a-token"}},
+    ),
+    "GET ~/integrations": op("integrations:manage"),
+    "GET ~/integrations/{integration_id}": op("integrations:manage"),
+    "DELETE ~/integrations/{integration_id}": op("integrations:manage"),
+    "GET ~/integrations/credentials": op(
+        "integrations:credentials", query="provider=github", answers={**_NO_BROKER, **_BY_NAME_ONLY}
+    ),
+    "POST ~/projects": op("projects:write", {"identifier": "{new_project}", "remoteUrl": "https://git.example/a/b"}),
+    "GET ~/projects": op("projects:read"),
+    "GET ~/projects/{project_id}": op("projects:read"),
+    "PATCH ~/projects/{project_id}": op("projects:write", {"remoteUrl": "https://git.example/a/c"}),
+    "DELETE ~/projects/{project_id}": op("projects:write"),
+    "GET ~/repository/auth-token": op(
+        "integrations:credentials", query="repositoryIdentifier=x", also=(404,), answers=_BY_NAME_ONLY
+    ),
 }
 
 #: parameters of the OpenAPI document that have a better name here
 RENAMED = {
     "~/secrets/{name}": "~/secrets/{secret}",
+    "~/secrets/{name}/versions": "~/secrets/{secret}/versions",
     "~/queues/{name}": "~/queues/{queue}",
     "~/tasks/{task_id}/receipt": "~/tasks/{ended_id}/receipt",
     "~/logs/{task_id}": "~/logs/{ended_id}",

@@ -75,8 +75,22 @@ class Things:
 
     async def secret(self) -> str:
         name = f"S{next(self.numbers)}"
-        await self._make("PUT", f"/secrets/{name}", json={"value": "v"})
+        await self._make("PUT", f"/secrets/{name}", json={"value": "value"})
         return name
+
+    async def provider(self) -> str:
+        return f"provider-{next(self.numbers)}"
+
+    async def integration_id(self) -> str:
+        body = {"provider": await self.provider(), "authType": "token", "credentials": {"token": "a-token"}}
+        return (await self._make("POST", "/integrations", json=body))["id"]
+
+    async def new_project(self) -> str:
+        return f"project-{next(self.numbers)}"
+
+    async def project_id(self) -> str:
+        body = {"identifier": await self.new_project(), "remoteUrl": "https://git.example/a/b"}
+        return (await self._make("POST", "/projects", json=body))["id"]
 
     async def email(self) -> str:
         """A member of acme."""

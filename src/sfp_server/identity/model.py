@@ -26,6 +26,11 @@ class Scope(StrEnum):
     EVENTS_READ = "events:read"
     AUDIT_READ = "audit:read"
     SECRETS_MANAGE = "secrets:manage"
+    LEASES_READ = "leases:read"
+    INTEGRATIONS_MANAGE = "integrations:manage"
+    INTEGRATIONS_CREDENTIALS = "integrations:credentials"
+    PROJECTS_READ = "projects:read"
+    PROJECTS_WRITE = "projects:write"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"
     SSO_MANAGE = "sso:manage"
     TEAMS_READ = "teams:read"
@@ -46,6 +51,7 @@ _READING = frozenset(
         Scope.QUEUES_READ,
         Scope.EVENTS_READ,
         Scope.HEALTH_READ,
+        Scope.PROJECTS_READ,
     }
 )
 _WORKING = _READING | {Scope.TASKS_WRITE, Scope.ARTIFACTS_WRITE}
@@ -54,18 +60,21 @@ SCOPES: dict[Role, frozenset[str]] = {
     Role.MEMBER: frozenset(_WORKING | NO_TEAM),
     Role.OWNER: frozenset(Scope),
     # never users, teams, secrets or application tokens: a leaked token must not make itself more
-    Role.APPLICATION: frozenset(_WORKING | {Scope.TASKS_CANCEL_ANY, Scope.LOGS_DELETE}),
+    Role.APPLICATION: frozenset(_WORKING | {Scope.TASKS_CANCEL_ANY, Scope.LOGS_DELETE, Scope.INTEGRATIONS_CREDENTIALS}),
 }
+
+#: what an application has only if somebody said so
+_BY_NAME_ONLY = frozenset({Scope.INTEGRATIONS_CREDENTIALS})
 
 
 def granted(asked: Iterable[str] | None) -> list[str]:
-    """The scopes of a new application token: those asked for, or all that the role may have.
+    """The scopes of a new application token: those asked for, or what the role has without asking.
 
     Raises Malformed for a scope that is unknown or that no application may have.
     """
     allowed = SCOPES[Role.APPLICATION]
     if asked is None:
-        return sorted(allowed)
+        return sorted(allowed - _BY_NAME_ONLY)
     wanted = sorted(set(asked))
     wrong = [scope for scope in wanted if scope not in allowed]
     if wrong:

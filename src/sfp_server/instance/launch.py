@@ -64,7 +64,8 @@ def main(directory: str, name: str, process: str | None = None) -> None:
             drop_capabilities(libc, service["capabilities"])
     _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     argv: list[str] = service["argv"]
-    os.execve(argv[0], argv, service["env"])  # noqa: S606 (no shell is the point)
+    handed_on = {name: os.environ[name] for name in service["inherit"] if name in os.environ}
+    os.execve(argv[0], argv, {**service["env"], **handed_on})  # noqa: S606 (no shell is the point)
 
 
 def pause(marker: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from sfp_server.instance import binaries
+from sfp_server.instance.keys import KEY_VARIABLES
 from sfp_server.instance.place import Place
 from sfp_server.settings import Settings
 
@@ -23,6 +24,15 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MARK = "SFP_INSTANCE"
 #: the dispatcher lets running tasks end for so long, seconds
 DRAIN_SECONDS = 30
+#: what the broker signs in with where the vault's keys, or values that secrets refer to, are kept elsewhere
+_SOURCE_FILES = (
+    "vault-token",
+    "vault-role-id",
+    "vault-secret-id",
+    "aws-credentials",
+    "infisical-client-id",
+    "infisical-client-secret",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +48,8 @@ class Service:
     secrets: list[str] = field(default_factory=list[str])
     #: directories that are empty to it; none: it sees everything, all secrets too
     hidden: list[str] = field(default_factory=list[str])
+    #: variables of the operator's environment that it gets without their being written down
+    inherit: list[str] = field(default_factory=list[str])
     #: as root: run in a user namespace in which we are nobody
     unprivileged_user: bool = False
     #: as root: the number of a user of its own, where the machine can do that; None: stay root
@@ -58,7 +70,7 @@ class Service:
         """What launch.py needs to know."""
         known = asdict(self)
         names = ("argv", "env", "capabilities", "unprivileged_user", "secrets", "hidden", "user", "oom_score")
-        return {name: known[name] for name in (*names, "reach", "writes")}
+        return {name: known[name] for name in (*names, "reach", "writes", "inherit")}
 
 
 def services(at: Place, settings: Settings, environ: Mapping[str, str]) -> list[Service]:
@@ -150,8 +162,9 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             name="broker",
             argv=process("broker"),
             env=env,
-            secrets=["db-sfp_broker", "vault-private.pem", "audit-key", "broker-tls.pem"],
-            hidden=hidden,
+            secrets=["db-sfp_broker", "broker-key", "audit-key", "broker-tls.pem", *_SOURCE_FILES],
+            hidden=_others(at, "broker"),
+            inherit=list(KEY_VARIABLES) if settings.master_key_source == "environment" else [],
             priority=300,
         ),
         Service(
@@ -164,7 +177,8 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "cache-url",
                 "answer-key",
                 "edge-key",
-                "vault-public.pem",
+                "vault-public",
+                "broker-key",
                 "audit-key",
                 "audit-public.pem",
                 "supabase-jwt-secret",
@@ -229,6 +243,7 @@ def _others(at: Place, mine: str) -> list[str]:
     """Directories that only one service, or nobody but supervisord and the operator, has business with."""
     owners = {
         "postgres": at.database,
+        "broker": at.vault,
         "caddy": at.directory / "caddy",
         "auditor": at.directory / "audit",
         "api": at.signing,

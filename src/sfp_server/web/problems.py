@@ -28,6 +28,7 @@ from sfp_server.errors import (
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
+    VersionConflict,
 )
 from sfp_server.web.asgi import Scope
 
@@ -85,6 +86,8 @@ class Problem(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
     code: str
     request_id: str
     errors: list[FieldProblem]
+    #: of what the request thought to be at another version
+    current_version: int | None = None
     #: for OAuth clients (RFC 6749, 5.2), where the error is one that they know
     error: str = ""
     #: for clients of the original product
@@ -104,6 +107,7 @@ def describe(error: SfpError, *, instance: str, request_id: str, known: bool) ->
         code=error.code,
         request_id=request_id,
         errors=[FieldProblem(path=wrong.path, message=wrong.message) for wrong in error.errors],
+        current_version=error.current_version if isinstance(error, VersionConflict) else None,
         error=error.code if isinstance(error, OAuthError) else "",
         status_code=error.status,
         message=detail,
