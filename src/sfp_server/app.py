@@ -12,7 +12,8 @@ and mark (`db: NamedDependency[Database]`):
     outgoing: Outgoing              the server's own calls to the outside
     issuers, trusted                tokens of other issuers, and of the one that the configuration trusts
     health, api_document            this page's neighbours
-    kinds, store, sealer, live      task types, artifacts, the vault's public half, live events
+    kinds, store, live              task types, artifacts, live events
+    public_keys, asking             the vault's public keys, the broker's desk
     auditor, audit_keys             who seals the audit trail, and the public keys of what it signs
     ends                            wakes who waits for the end of a task
     operations                      what the API can be asked to do, and which scope opens it
@@ -22,6 +23,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from litestar import Litestar, Request, Router
 from litestar.di import Provide
@@ -33,24 +35,38 @@ from sfp_server import health
 from sfp_server.actor import Actor
 from sfp_server.audit import routes as audit
 from sfp_server.audit.asking import Auditor
+from sfp_server.credentials import integration_routes as integrations
 from sfp_server.credentials import routes as credentials
-from sfp_server.credentials.vault import Sealer
+from sfp_server.credentials.asking import Asking
+from sfp_server.credentials.public import PublicKeys
 from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
-from sfp_server.identity import authz_routes, ci, ci_routes, session_routes, token_routes
+from sfp_server.identity import authz_routes, ci, ci_routes, device_page, session_routes, sign_in_page, token_routes
 from sfp_server.identity import device_routes as device
+from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
+from sfp_server.identity import sign_in_routes as sign_in
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
 from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.browser import Browsers
 from sfp_server.identity.device import DeviceFlow
+from sfp_server.identity.external import Method, ProviderKind
+from sfp_server.identity.flows import Flows
+from sfp_server.identity.github import GitHub
 from sfp_server.identity.issuers import Issuers
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.keyset import KeySet
+from sfp_server.identity.openid import OpenId
 from sfp_server.identity.passwords import Passwords
-from sfp_server.identity.seal import AnswerSeal
+from sfp_server.identity.providers import Providers
+from sfp_server.identity.saml import routes as saml_routes
+from sfp_server.identity.saml.keep import Keep
+from sfp_server.identity.saml.room import XmlRoom
+from sfp_server.identity.saml.service import Saml
+from sfp_server.identity.seal import AnswerSeal, ProviderSeal
 from sfp_server.identity.sessions import Sessions
 from sfp_server.identity.trusted import Trusted
 from sfp_server.kinds import KINDS
@@ -75,17 +91,23 @@ from sfp_server.web.wire import ApiRequest
 #: everything below /sfp/api
 API_ROUTES: list[ControllerRouterHandler] = [
     *identity.ROUTES,
+    *identity_providers.ROUTES,
+    *sign_in.ROUTES,
+    *sign_in_page.ROUTES,
     *session_routes.ROUTES,
     *token_routes.ROUTES,
     *ci_routes.ROUTES,
     *authz_routes.ROUTES,
     *device.ROUTES,
+    *device_page.ROUTES,
+    *saml_routes.ROUTES,
     *users.ROUTES,
     *teams.ROUTES,
     *tasks.ROUTES,
     *artifacts.ROUTES,
     *dispatchers.ROUTES,
     *credentials.ROUTES,
+    *integrations.ROUTES,
     *audit.ROUTES,
     *events.ROUTES,
 ]
@@ -115,8 +137,14 @@ def create_app(settings: Settings) -> Litestar:
     passwords = Passwords()
     answer_key = settings.secret("answer-key")
     sessions = Sessions(
-        db, signer, refresh_days=settings.refresh_token_days, passwords=passwords, renewal_key=answer_key
+        db,
+        signer,
+        refresh_days=settings.refresh_token_days,
+        passwords=passwords,
+        passwords_for=settings.password_login,
+        renewal_key=answer_key,
     )
+    saml = Saml(origin=settings.origin, outgoing=outgoing, room=XmlRoom(), keep=Keep(db))
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
@@ -128,12 +156,17 @@ def create_app(settings: Settings) -> Litestar:
         "outgoing": outgoing,
         "issuers": issuers,
         "trusted": trusted,
+        "providers": Providers(db, ProviderSeal(settings.secret("provider-key")), _methods(outgoing, issuers, saml)),
+        "saml": saml,
+        "flows": Flows(db, sessions),
+        "browsers": Browsers(db, sessions, settings),
         "passwords": passwords,
         "answer_seal": AnswerSeal(answer_key),
         "health": health.Health(db, cache),
         "kinds": KINDS,
         "store": ArtifactStore(settings.directory / "artifacts"),
-        "sealer": Sealer(settings.secret("vault-public.pem")),
+        "public_keys": _public_keys(settings),
+        "asking": Asking(settings.broker_desk, settings.secret("broker-key")),
         "auditor": Auditor(settings.auditor_socket),
         "audit_keys": KeyRing.read(settings.secret("audit-public.pem")),
         "live": live,
@@ -145,7 +178,7 @@ def create_app(settings: Settings) -> Litestar:
     dependencies["actor"] = Provide(_actor, sync_to_thread=False)
     documented: list[ControllerRouterHandler] = [*health.ROUTES, Router("/sfp/api", route_handlers=API_ROUTES)]
     dependencies["api_document"] = _provide(openapi.ApiDocument(documented, list(dependencies), version=VERSION))
-    origins = Origins.of(settings.domain, settings.allowed_origins())
+    origins = Origins.of({settings.domain, _name_of(settings.origin)}, settings.allowed_origins())
     guard = Guard(
         authenticate=authenticator.actor, limiter=limiter, origins=origins, actor_limit=settings.actor_rate_limit
     )
@@ -166,6 +199,28 @@ def create_app(settings: Settings) -> Litestar:
     edge_key = settings.secret("edge-key").encode() if settings.caddy else None
     app.asgi_handler = cast("Any", Forwarded(app=limits, edge_key=edge_key))
     return app
+
+
+def _public_keys(settings: Settings) -> PublicKeys:
+    """What secrets are sealed with; the first key is a file only where `init` made the vault's keys."""
+    first = settings.secret_file("vault-public")
+    return PublicKeys(
+        vouching=settings.secret("broker-key").encode(),
+        first=bytes.fromhex(first.read_text()) if first.is_file() else None,
+    )
+
+
+def _methods(outgoing: Outgoing, issuers: Issuers, saml: Saml) -> dict[ProviderKind, Method]:
+    """How each kind of identity provider signs people in."""
+    return {
+        ProviderKind.OIDC: OpenId(outgoing, issuers),
+        ProviderKind.GITHUB: GitHub(outgoing),
+        ProviderKind.SAML: saml,
+    }
+
+
+def _name_of(origin: str) -> str:
+    return urlsplit(origin).hostname or ""
 
 
 def _provide(value: Any) -> Provide:

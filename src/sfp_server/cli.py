@@ -14,6 +14,7 @@ Everything secret is read from files below the directory. Exit status: 0 done, 1
 
 import argparse
 import asyncio
+import ctypes
 import importlib
 import os
 import sys
@@ -22,6 +23,8 @@ from pathlib import Path
 from sfp_server.alive import alive
 from sfp_server.errors import SfpError
 from sfp_server.settings import Settings, SettingsError
+
+_PR_SET_DUMPABLE = 4
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,6 +107,8 @@ def _service(name: str, settings: Settings) -> None:
     from sfp_server.web import logs
 
     logs.configure("api" if name == "serve" else name, settings.log_level)
+    if name != "dispatch":  # its sandboxes' namespaces are written through /proc, which is ours only while dumpable
+        _close_memory()
     if name == "serve":
         from sfp_server.serve import serve
 
@@ -115,6 +120,11 @@ def _service(name: str, settings: Settings) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(alive(settings.run_directory, os.getpid(), process.run(settings)))
+
+
+def _close_memory() -> None:
+    """Neither another process of this user nor a core dump may show what this process knows."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _migrate(settings: Settings) -> int:

@@ -9,11 +9,13 @@
     ├── NotFound 404           also: it belongs to another team
     ├── MethodNotAllowed 405
     ├── BodyTimeout 408        the body came too slowly
-    ├── Conflict 409           ├── NotFinished  ├── AlreadyFinal  └── StaleAttempt
+    ├── Conflict 409           ├── NotFinished  ├── AlreadyFinal  ├── StaleAttempt
+    │                          └── VersionConflict (412 by header)
     ├── TooLarge 413
     ├── UnsupportedMediaType 415
     ├── RangeNotSatisfiable 416
-    ├── Unprocessable 422      valid, but impossible; ├── IdempotencyMismatch  └── UnknownSecret
+    ├── Unprocessable 422      valid, but impossible; ├── IdempotencyMismatch  ├── UnknownSecret
+    │                          ├── UnknownIntegration  └── CredentialRefused
     ├── TooManyRequests 429    carries `retry_after` seconds; └── QuotaExceeded
     ├── ProviderFailed 502     an identity provider is away, or answers what it must not
     └── Unavailable 503        carries `retry_after` seconds; try again
@@ -39,6 +41,8 @@ class SfpError(Exception):
     code = "error"
     status = 500
     title = "Error"
+    #: its text is for whoever sits before the browser, also when nobody is signed in
+    is_for_people = False
 
     def __init__(self, detail: str, *, errors: tuple[FieldError, ...] = (), retry_after: int | None = None) -> None:
         super().__init__(detail)
@@ -136,6 +140,7 @@ class SignInRefused(Forbidden):
 
     code = "sign_in_refused"
     title = "Sign-in refused"
+    is_for_people = True
 
     def __init__(
         self,
@@ -185,6 +190,27 @@ class NotFinished(Conflict):
     """A result was asked for before there is one."""
 
     code = "not_finished"
+
+
+class VersionConflict(Conflict):
+    """A version is named that is not the current one; 412 where If-Match or If-None-Match names it."""
+
+    code = "version_conflict"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: tuple[FieldError, ...] = (),
+        retry_after: int | None = None,
+        current_version: int | None = None,
+        by_header: bool = False,
+    ) -> None:
+        super().__init__(detail, errors=errors, retry_after=retry_after)
+        #: 0: there is none
+        self.current_version = current_version
+        if by_header:
+            self.status, self.title = 412, "Precondition failed"
 
 
 class AlreadyFinal(Conflict):
@@ -247,6 +273,18 @@ class UnknownSecret(Unprocessable):
     code = "unknown_secret"
 
 
+class UnknownIntegration(Unprocessable):
+    """A task declares an integration that its team does not have."""
+
+    code = "unknown_integration"
+
+
+class CredentialRefused(Unprocessable):
+    """The broker cannot open a stored credential, or where it is kept refuses it."""
+
+    code = "credential"
+
+
 class TooManyRequests(SfpError):
     code = "too_many_requests"
     status = 429
@@ -266,6 +304,7 @@ class ProviderFailed(SfpError):
     code = "provider_failed"
     status = 502
     title = "The identity provider failed"
+    is_for_people = True
 
 
 class Unavailable(SfpError):

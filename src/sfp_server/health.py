@@ -140,24 +140,6 @@ async def ping() -> Pong:
     return Pong(status="ok")
 
 
-class Config(Wire):
-    deployment_mode: str
-    sso: dict[str, bool]
-    providers: list[str]
-    features: dict[str, bool]
-
-
-@get("/sfp/api/config", opt={"scope": PUBLIC})
-async def config() -> Config:
-    """What a client needs to know before it signs in."""
-    return Config(
-        deployment_mode="selfhosted",
-        sso={"enabled": False},
-        providers=["password"],
-        features={"realtime": True, "applicationTokens": True, "secrets": True},
-    )
-
-
 class ApiHealth(Wire):
     status: str
     #: milliseconds from the request to this answer
@@ -299,4 +281,4 @@ def _resources(directory: Path) -> Resources:
     )
 
 
-ROUTES = [public_health, greeting, ping, config, detailed_health]
+ROUTES = [public_health, greeting, ping, detailed_health]

@@ -264,6 +264,53 @@ class Settings:
         "pre-started containers of worker.container.image that wait for a task",
     )
 
+    master_key_source: Literal["file", "environment", "vault", "aws", "infisical"] = _setting(
+        "file",
+        "secrets.masterKey.source",
+        "SFP_SECRETS_MASTER_KEY_SOURCE",
+        "where the private keys of the secrets' vault are: its own directory, or vault (HashiCorp), aws, infisical",
+    )
+    master_key_path: str = _setting(
+        "sfp-server/master-keys",
+        "secrets.masterKey.path",
+        "SFP_SECRETS_MASTER_KEY_PATH",
+        "their name at vault, aws or infisical; one per instance",
+    )
+    references: str = _setting(
+        "",
+        "secrets.references",
+        "SFP_SECRETS_REFERENCES",
+        "comma list of source=prefix that secrets may refer below; {team} is the slug, as in vault=sfp/{team}/",
+    )
+    vault_url: str | None = _setting(
+        None,
+        "secrets.vault.url",
+        "SFP_SECRETS_VAULT_URL",
+        "HashiCorp Vault; secret files vault-token, or vault-role-id",
+    )
+    vault_mount: str = _setting("secret", "secrets.vault.mount", "SFP_SECRETS_VAULT_MOUNT", "its KV version 2 engine")
+    vault_namespace: str | None = _setting(
+        None, "secrets.vault.namespace", "SFP_SECRETS_VAULT_NAMESPACE", "its namespace, where it has any"
+    )
+    aws_region: str | None = _setting(
+        None, "secrets.aws.region", "SFP_SECRETS_AWS_REGION", "of AWS Secrets Manager; secret file aws-credentials"
+    )
+    aws_endpoint: str | None = _setting(
+        None, "secrets.aws.endpoint", "SFP_SECRETS_AWS_ENDPOINT", "another address of it than the region's own"
+    )
+    infisical_url: str = _setting(
+        "https://app.infisical.com",
+        "secrets.infisical.url",
+        "SFP_SECRETS_INFISICAL_URL",
+        "Infisical; secret files infisical-client-id and infisical-client-secret",
+    )
+    infisical_project: str | None = _setting(
+        None, "secrets.infisical.project", "SFP_SECRETS_INFISICAL_PROJECT", "id of its project"
+    )
+    infisical_environment: str = _setting(
+        "prod", "secrets.infisical.environment", "SFP_SECRETS_INFISICAL_ENVIRONMENT", "slug of its environment"
+    )
+
     upload_max_mb: int = _setting(1024, "artifacts.maxMb", "SFP_ARTIFACTS_MAX_MB", "largest upload, MiB")
     logs_retention_days: int = _setting(
         30, "logs.retentionDays", "SFP_LOGS_RETENTION_DAYS", "task logs and service logs, days"
@@ -346,6 +393,16 @@ class Settings:
             raise SettingsError("dispatcher.toolchains must be a list of name=version, separated by commas")
         return {name.strip(): version.strip() for name, _, version in pairs}
 
+    def reference_sources(self) -> dict[str, tuple[str, ...]]:
+        """Prefixes of what secrets may refer to, by source. Raises SettingsError unless `source=prefix,…`."""
+        found: dict[str, tuple[str, ...]] = {}
+        for entry in _listed(self.references):
+            source, _, prefix = entry.partition("=")
+            if source not in {"vault", "aws", "infisical"} or "{team}" not in prefix:
+                raise SettingsError("secrets.references must be a list of vault|aws|infisical=prefix with {team} in it")
+            found[source] = (*found.get(source, ()), prefix)
+        return found
+
     def listen_address(self) -> tuple[str, int] | None:
         """Where the courier listens; None: nowhere. Raises SettingsError unless dispatchers_listen is `host:port`."""
         if self.dispatchers_listen is None:
@@ -414,6 +471,16 @@ class Settings:
     @property
     def broker_socket(self) -> Path:
         return self.run_directory / "broker.sock"
+
+    @property
+    def broker_desk(self) -> Path:
+        """Where the API asks the broker."""
+        return self.run_directory / "broker-desk.sock"
+
+    @property
+    def vault_directory(self) -> Path:
+        """The broker's own: where the private keys are, unless their source is another."""
+        return self.directory / "vault"
 
     @property
     def remote_broker_socket(self) -> Path:

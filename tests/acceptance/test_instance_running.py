@@ -1,5 +1,6 @@
 """A running instance: private, reachable as promised, and honest about why it cannot start."""
 
+import json
 import os
 import socket
 import ssl
@@ -113,9 +114,18 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
     [
         (
             "api",
-            {"db-sfp_api", "answer-key", "edge-key", "vault-public.pem", "valkey", "audit-key", "audit-public.pem"},
+            {
+                "db-sfp_api",
+                "answer-key",
+                "edge-key",
+                "broker-key",
+                "vault-public",
+                "valkey",
+                "audit-key",
+                "audit-public.pem",
+            },
         ),
-        ("broker", {"db-sfp_broker", "vault-private.pem", "audit-key"}),
+        ("broker", {"db-sfp_broker", "broker-key", "audit-key"}),
         ("dispatcher", {"db-sfp_dispatcher"}),
         ("auditor", {"db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"}),
         ("deliverer", {"db-sfp_deliverer", "valkey"}),
@@ -250,7 +260,7 @@ def test_data_of_another_postgresql_is_refused(spare: Instance):
 
 
 def test_missing_secrets_are_named(spare: Instance):
-    secret = spare.place.secrets / "vault-private.pem"
+    secret = spare.place.secrets / "broker-key"
     kept = secret.read_text()
     secret.unlink()
     try:
@@ -258,7 +268,7 @@ def test_missing_secrets_are_named(spare: Instance):
     finally:
         secret.write_text(kept)
         secret.chmod(0o600)
-    assert (done.returncode, "vault-private.pem" in done.stderr) == (1, True)
+    assert (done.returncode, "broker-key" in done.stderr) == (1, True)
 
 
 def test_a_foreign_database_in_the_environment_is_refused(spare: Instance):
@@ -276,3 +286,18 @@ def test_a_service_that_keeps_dying_is_told_and_nothing_stays(spare: Instance):
     assert done.returncode == 1
     assert "postgres keeps dying" in done.stderr
     assert supervisor.leftovers(spare.place) == []
+
+
+def test_doctor_lists_weaknesses_with_what_to_do_and_no_secret(healthy):
+    done = healthy.run("doctor", "--security", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    weak = [finding for finding in findings.values() if finding["state"] != "fine"]
+    assert done.returncode == (1 if weak else 0)
+    assert all(finding["detail"] and finding["mend"] for finding in weak)
+    assert findings["TLS"]["state"] == "warning"  # its own authority
+    assert findings["egress.allow"]["state"] == "warning"
+    assert findings["file modes"]["state"] == "fine"
+    assert findings["long tokens"]["state"] == "fine"  # so the database was asked
+    assert os.geteuid() != 0 or findings["users"]["state"] == "fine"
+    secrets = [path.read_text().strip() for path in healthy.place.secrets.iterdir() if path.is_file()]
+    assert [secret for secret in secrets if secret in done.stdout] == []

@@ -10,12 +10,9 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from sfp_server.actor import Actor, Role
-from sfp_server.credentials.broker import Broker
-from sfp_server.credentials.vault import Opener, Sealer
+from sfp_server.credentials.public import PublicKeys
 from sfp_server.db.database import Database
 from sfp_server.kinds import KINDS
 from sfp_server.runtimes.base import Limits
@@ -29,6 +26,7 @@ from sfp_server.tasks.dispatcher import Dispatcher
 from sfp_server.tasks.reports import SQL as DISPATCH_SQL
 from sfp_server.tasks.schedules import fire
 from sfp_server.web.wire import convert
+from vaults import Vault
 
 FINAL = {"completed", "failed", "cancelled"}
 
@@ -65,7 +63,7 @@ class World:
     admin: asyncpg.Connection
     owner: Actor
     settings: Settings
-    sealer: Sealer
+    keys: PublicKeys
     engine: Engine
     clone: Any
     dispatchers: list[tuple[Dispatcher, asyncio.Task]] = field(default_factory=list)
@@ -145,18 +143,12 @@ class World:
 
 
 @pytest.fixture
-def vault() -> tuple[Sealer, Opener]:
-    key = X25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return Sealer(public.decode()), Opener(private.decode())
+def vault(tmp_path) -> Vault:
+    return Vault.made(tmp_path / "vault-keys")
 
 
 @pytest.fixture
 async def world(clone, admin, owner, settings, vault, tmp_path) -> AsyncIterator[World]:
-    sealer, opener = vault
     socket = tmp_path / "broker.sock"
     runtime = SandboxRuntime(socket, EgressPolicy(), warm=1, scratch=tmp_path / "scratch")
     async with (
@@ -164,13 +156,13 @@ async def world(clone, admin, owner, settings, vault, tmp_path) -> AsyncIterator
         Database(clone.role_url("sfp_dispatcher"), application="test") as dispatching,
         Database(clone.role_url("sfp_broker"), application="test") as brokering,
     ):
-        serving = asyncio.create_task(Broker(brokering, opener).serve(socket))
+        serving = asyncio.create_task(vault.serve(brokering, socket))
         await runtime.open()
         engine = Engine(
             database=dispatching, runtimes={"sandbox": runtime}, default_runtime="sandbox", kinds=KINDS,
             store=ArtifactStore(tmp_path / "artifacts"), limits=Limits(), grace_seconds=1,
         )  # fmt: skip
-        made = World(api, admin, owner, settings, sealer, engine, clone)
+        made = World(api, admin, owner, settings, vault.public, engine, clone)
         made.dispatch()
         yield made
         await made.close()

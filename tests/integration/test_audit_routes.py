@@ -34,7 +34,7 @@ async def test_an_owner_reads_the_trail_of_the_own_team_newest_first(audited):
     owner = await audited.owner()
     async with audited.client(owner) as client:
         for name in ("ONE", "TWO"):
-            await client.put(f"{API}/secrets/{name}", json={"value": "v"})
+            await client.put(f"{API}/secrets/{name}", json={"value": "value"})
         await client.delete(f"{API}/secrets/ONE")
         await sealed(audited)
         answer = (await client.get(f"{API}/audit?action=secret.")).json()
@@ -56,7 +56,7 @@ async def test_an_owner_reads_the_trail_of_the_own_team_newest_first(audited):
 async def test_times_and_actors_select(audited):
     owner = await audited.owner()
     async with audited.client(owner) as client:
-        await client.put(f"{API}/secrets/ONE", json={"value": "v"})
+        await client.put(f"{API}/secrets/ONE", json={"value": "value"})
         (item,) = (await client.get(f"{API}/audit?action=secret.set")).json()["items"]
         mine = await client.get(f"{API}/audit", params={"actor": item["actor"], "from": item["at"]})
         before = await client.get(f"{API}/audit", params={"to": item["at"], "action": "secret.set"})
@@ -84,7 +84,7 @@ async def test_another_team_and_a_member_see_nothing(audited):
 
 async def test_verify_says_what_it_has_checked(audited):
     async with audited.client(await audited.owner()) as client:
-        await client.put(f"{API}/secrets/ONE", json={"value": "v"})
+        await client.put(f"{API}/secrets/ONE", json={"value": "value"})
         await sealed(audited)
         report = (await client.get(f"{API}/audit/verify")).json()
     entries = await audited.admin.fetchval("SELECT count(*) FROM audit_log WHERE team_id IS NOT NULL")
@@ -95,7 +95,7 @@ async def test_verify_says_what_it_has_checked(audited):
 async def test_verify_names_the_place(audited):
     async with audited.client(await audited.owner()) as client:
         for number in range(3):
-            await client.put(f"{API}/secrets/S{number}", json={"value": "v"})
+            await client.put(f"{API}/secrets/S{number}", json={"value": "value"})
         await sealed(audited)
         await audited.admin.execute("ALTER TABLE audit_log DISABLE TRIGGER USER")
         row = await audited.admin.fetchrow(
@@ -131,7 +131,7 @@ async def test_without_the_auditor_the_answer_is_503(api):
 async def test_an_export_is_checked_without_the_server(audited):
     async with audited.client(await audited.owner()) as client:
         for number in range(4):
-            await client.put(f"{API}/secrets/S{number}", json={"value": "v"})
+            await client.put(f"{API}/secrets/S{number}", json={"value": "value"})
         await sealed(audited)
         export = (await client.get(f"{API}/audit/export")).text
     async with audited.client() as client:
@@ -155,7 +155,7 @@ async def test_an_export_is_checked_without_the_server(audited):
 async def test_every_entry_that_our_processes_write_is_attested(audited):
     owner = await audited.owner()
     async with audited.client(owner) as client:
-        await client.put(f"{API}/secrets/ONE", json={"value": "v"})
+        await client.put(f"{API}/secrets/ONE", json={"value": "value"})
         token = await audited.application_token(owner)
         await client.delete(f"{API}/application-tokens/{token['id']}")
         await client.patch(f"{API}/queues/normal", json={"slots": 3})

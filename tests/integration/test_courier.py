@@ -16,7 +16,8 @@ import pytest
 
 from integration.test_remote_rights import Elsewhere, enrolled, submit_far
 from sfp_server.credentials import service as secrets
-from sfp_server.credentials.broker import Broker
+from sfp_server.credentials.broker import Broker, Listener
+from sfp_server.credentials.leasing import Leasing
 from sfp_server.db.database import Database
 from sfp_server.remote import enrolments, tls, wire
 from sfp_server.remote.client import Address, Brought, CourierClient, NotOurs, Refused, Unreachable
@@ -241,12 +242,14 @@ async def test_a_user_named_twice_is_nobody(scene):
 @pytest.fixture
 async def way(world, vault, clone, short_path: Path) -> AsyncIterator["Way"]:
     """A broker for workers elsewhere, a courier before it, and what passes between them."""
-    _, opener = vault
     authority = tls.new_authority()
     for name in (tls.COURIER, broker.NAME):
         (short_path / name).write_text(tls.issue(authority, name))
     async with Database(clone.role_url("sfp_broker"), application="test") as database:
-        serving = Broker(database, opener).serve(short_path / "inner", tls=tls.serving(str(short_path / broker.NAME)))
+        keys = vault.keyring(database)
+        await keys.load()
+        listener = Listener(Broker(keys, Leasing(database)).answer)
+        serving = listener.serve(short_path / "inner", tls=tls.serving(str(short_path / broker.NAME)))
         made = Way(authority, short_path)
         errands = Errands(database, ArtifactStore(short_path / "store"), ca="", facts=FACTS, limit=0)
         courier = Courier(
@@ -294,7 +297,7 @@ class Way:
 
 async def test_nobody_on_the_way_to_the_broker_sees_what_is_drawn(world, clone, way):
     async with world.api.transaction(world.owner) as tx:
-        await secrets.put(tx, world.owner, world.sealer, name="TOKEN", value="nobody-on-the-way")
+        await secrets.put(tx, world.owner, world.keys, name="TOKEN", value="nobody-on-the-way")
     async with enrolled(clone, "far") as far, enrolled(clone, "thief") as thief:
         task_id = await submit_far(world, credentials=[{"type": "secret", "name": "TOKEN", "env": "T"}])
         await far.claim()

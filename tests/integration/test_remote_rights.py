@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from sfp_server.credentials import service as secrets
-from sfp_server.credentials.broker import Refused, redeem
+from sfp_server.credentials.leasing import Leasing, Presented, Refused
 from sfp_server.db.database import Database
 from sfp_server.errors import Conflict, NotFound
 from sfp_server.remote import enrolments, tls
@@ -186,7 +186,7 @@ async def test_it_never_has_more_than_its_slots_however_it_asks(world, clone, fa
 async def ticket(world, far):
     """The ticket of a running attempt of `far` that declares a secret, not drawn yet."""
     async with world.api.transaction(world.owner) as tx:
-        await secrets.put(tx, world.owner, world.sealer, name="TOKEN", value="the-value")
+        await secrets.put(tx, world.owner, world.keys, name="TOKEN", value="the-value")
     task_id = await submit_far(world, credentials=[{"type": "secret", "name": "TOKEN", "env": "T"}])
     await far.claim()
     await far.connection.execute("SELECT add_ticket($1, $2, 1)", hashlib.sha256(b"ticket").digest(), task_id)
@@ -197,7 +197,8 @@ async def test_a_ticket_opens_only_where_its_attempt_runs(world, clone, vault, f
     async with Database(clone.role_url("sfp_broker"), application="test") as database:
 
         async def drawn(proof: str | None) -> list[dict[str, str]]:
-            return await redeem(database, vault[1], ticket, connection=uuid.uuid4(), proof=proof)
+            presented = Presented(ticket=ticket, connection=uuid.uuid4(), proof=proof)
+            return (await Leasing(database).redeem(vault.opener, presented)).credentials
 
         for proof in (None, "", "nonsense", other.token.prove(ticket), far.token.prove("another")):
             with pytest.raises(Refused):
@@ -212,8 +213,9 @@ async def test_a_removed_machine_writes_and_draws_nothing_more(world, clone, vau
     role = await admin.fetchval("SELECT role FROM enrolments")
     await enrolments.unenrol(clone.admin_url, "far")
     async with Database(clone.role_url("sfp_broker"), application="test") as database:
+        presented = Presented(ticket=ticket, connection=uuid.uuid4(), proof=far.token.prove(ticket))
         with pytest.raises(Refused):
-            await redeem(database, vault[1], ticket, connection=uuid.uuid4(), proof=far.token.prove(ticket))
+            await Leasing(database).redeem(vault.opener, presented)
     with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError)):
         await far.connection.fetch("SELECT finish('[]')")
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):

@@ -41,11 +41,13 @@ async def test_without_a_team_no_team_row_is_visible(admin, clone, role):
         await connection.close()
 
 
-async def test_the_api_cannot_read_what_is_sealed(clone):
+@pytest.mark.parametrize("table", ["secret_versions", "integrations"])
+@pytest.mark.parametrize("column", ["sealed_key", "ciphertext"])
+async def test_the_api_cannot_read_what_is_sealed(clone, table, column):
     connection = await asyncpg.connect(clone.role_url("sfp_api"))
     try:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.fetch("SELECT ciphertext FROM sfp.secrets")
+            await connection.fetch(f"SELECT {column} FROM sfp.{table}")
     finally:
         await connection.close()
 

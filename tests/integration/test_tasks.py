@@ -48,7 +48,7 @@ async def test_a_success_code_is_a_success(world):
 
 async def test_a_declared_secret_is_in_the_environment_and_nowhere_else(world):
     async with world.api.transaction(world.owner) as tx:
-        await secrets.put(tx, world.owner, world.sealer, name="NPM_TOKEN", value="npm-s3cret-value")
+        await secrets.put(tx, world.owner, world.keys, name="NPM_TOKEN", value="npm-s3cret-value")
     task = await world.run(
         "/bin/sh", "-c", 'echo "token $NPM"; test ${#NPM} = 16 || exit 9; printf \'{"t":"%s"}\' "$NPM" > "$SFP_RESULT"',
         credentials=[{"type": "secret", "name": "NPM_TOKEN", "env": "NPM"}],
@@ -73,8 +73,8 @@ async def test_an_unknown_secret_is_refused_at_submission(world):
 
 async def test_a_secret_moved_between_rows_cannot_be_opened(world):
     async with world.api.transaction(world.owner) as tx:
-        await secrets.put(tx, world.owner, world.sealer, name="ONE", value="first-value")
-        await secrets.put(tx, world.owner, world.sealer, name="TWO", value="second-value")
+        await secrets.put(tx, world.owner, world.keys, name="ONE", value="first-value")
+        await secrets.put(tx, world.owner, world.keys, name="TWO", value="second-value")
     await world.admin.execute(
         "UPDATE secrets SET sealed_key = o.sealed_key, ciphertext = o.ciphertext FROM secrets o"
         " WHERE secrets.name = 'ONE' AND o.name = 'TWO'"

@@ -72,6 +72,8 @@ CONTEXTS = {
     "api_nobody": Context(role="sfp_api", settings=_sfp()),
     "dispatcher": Context(role="sfp_dispatcher", settings=_sfp("acme")),
     "broker": Context(role="sfp_broker", settings=_sfp("acme")),
+    # sealing keys anew and giving leases back is done for all teams
+    "broker_upkeep": Context(role="sfp_broker", settings={**_sfp(), "sfp.every_team": "on"}),
     "broker_ticket": Context(role="sfp_broker", settings=_sfp(token="acme")),
     "deliverer": Context(role="sfp_deliverer", settings=_sfp()),
     "courier": Context(role="sfp_courier", settings=_sfp()),

@@ -23,10 +23,16 @@ SCOPE_ROLES = {
     "dispatchers:read": "owner",
     "events:read": "member owner application",
     "secrets:manage": "owner",
+    "leases:read": "owner",
+    "integrations:manage": "owner",
+    "integrations:credentials": "owner application",
+    "projects:read": "member owner application",
+    "projects:write": "owner",
     "audit:read": "owner",
     "application-tokens:manage": "owner",
     "teams:read": "member owner nobody",
     "teams:manage": "owner",
+    "sso:manage": "owner",
     "users:self": "member owner nobody",
     "authz:check": "member owner application nobody",
     "users:manage": "owner",
@@ -48,6 +54,8 @@ class Operation:
     content: bytes | None = None
     #: answers that are right although they look like a refusal
     also: tuple[int, ...] = ()
+    #: is called by people who are made for it
+    ends_sessions: bool = False
     #: caller → status, where it is not as the scope says
     answers: dict[str, int] = field(default_factory=dict)
 
@@ -72,9 +80,14 @@ _RULE = {
     "scopes": ["tasks:read"],
 }
 #: of the own team's things only: what another team names in the same way is its own
+_CLIENT = f"redirect_to=http://127.0.0.1:1/&code_challenge={'A' * 43}&code_challenge_method=S256"
 _OWN_NAMES = {"foreign": 200}
 #: below a team of the path nobody else is told that it exists
 _PATH = {"nobody": 404, "application": 403}
+#: who may is told that the broker is away, which it is here
+_NO_BROKER = {"owner": 503, "foreign": 503, "application_with_one_scope": 503}
+#: a scope that an application has only if somebody said so
+_BY_NAME_ONLY = {"application": 403}
 
 #: `METHOD path`, `~` for /sfp/api → how to call it, and who may
 OPERATIONS = {
@@ -86,14 +99,26 @@ OPERATIONS = {
     # sign-in
     "POST ~/auth/admin/login": op(PUBLIC, {"email": "ann@acme.example", "password": "{password}"}),
     "POST ~/auth/token": op(PUBLIC, {"grant_type": "refresh_token", "refresh_token": "{refresh_token}"}),
-    "POST ~/auth/logout": op("users:self"),
+    "POST ~/auth/logout": op("users:self", ends_sessions=True),
     "GET ~/auth/.well-known/jwks.json": op(PUBLIC),
     "GET ~/auth/sessions": op("users:self"),
-    "DELETE ~/auth/sessions": op("users:self"),
+    "DELETE ~/auth/sessions": op("users:self", ends_sessions=True),
     "DELETE ~/auth/sessions/{session_id}": op("users:self", also=(404,)),
     "POST ~/auth/device/code": op(PUBLIC, {}),
     "POST ~/auth/device/token": op(PUBLIC, {"device_code": "unknown"}),
     "POST ~/auth/device/approve": op("users:self", {"user_code": "{user_code}"}),
+    "POST ~/auth/callback": op(PUBLIC, {"access_token": "unknown"}, also=(401,)),
+    "GET ~/auth/authorize": op(PUBLIC, query=_CLIENT),
+    "GET ~/auth/callback/{provider_id}": op(PUBLIC, also=(404,)),
+    "GET ~/auth/continue": op(PUBLIC, query="action=frontdoorUrl&params=target%3DUAT"),
+    "GET ~/auth/sign-in": op(PUBLIC),
+    "GET ~/auth/saml/{provider_id}/metadata": op(PUBLIC, also=(404,)),
+    "POST ~/auth/saml/{provider_id}/acs": op(PUBLIC, content=b"SAMLResponse=x", also=(404,)),
+    "GET ~/auth/device": op(PUBLIC),
+    "POST ~/auth/device": op(PUBLIC, content=b"csrf=unknown&user_code=x"),
+    "GET ~/auth/sign-in/{provider_id}": op(PUBLIC, also=(404,)),
+    "POST ~/auth/sign-in": op(PUBLIC, content=b"csrf=unknown"),
+    "POST ~/auth/sign-out": op(PUBLIC, content=b"csrf=unknown", also=(403,)),
     # machines
     "POST ~/application-tokens": op("application-tokens:manage", {"name": "ci"}),
     "GET ~/application-tokens": op("application-tokens:manage"),
@@ -118,6 +143,13 @@ OPERATIONS = {
     "POST ~/teams/{slug}/members": op("teams:manage", _MEMBER, answers=_PATH),
     "PUT ~/teams/{slug}/members/{email}/role": op("teams:manage", {"role": "owner"}, answers=_PATH),
     "DELETE ~/teams/{slug}/members/{email}": op("teams:read", answers={**_PATH, "member": 403}),
+    # identity providers: of the instance, so for owners of its first team (disabled ones change no other answer here)
+    "GET ~/sso/providers": op("sso:manage", answers={"foreign": 403}),
+    "POST ~/sso/providers": op(
+        "sso:manage", {"kind": "github", "clientId": "id", "enabled": False}, answers={"foreign": 403}
+    ),
+    "DELETE ~/sso/providers/{provider_id}": op("sso:manage", answers={"foreign": 403}),
+    "DELETE ~/sso/providers": op("sso:manage", {"providerId": "unknown"}, answers={"foreign": 403}),
     # tasks
     "POST ~/tasks": op("tasks:write", _TASK),
     "POST ~/tasks/bulk": op("tasks:write", {"tasks": [_TASK]}),
@@ -154,14 +186,40 @@ OPERATIONS = {
     "GET ~/audit/export": op("audit:read"),
     "GET ~/audit/.well-known/jwks.json": op(PUBLIC),
     # secrets
-    "PUT ~/secrets/{secret}": op("secrets:manage", {"value": "v"}, answers=_OWN_NAMES),
+    "PUT ~/secrets/{secret}": op("secrets:manage", {"value": "value"}, answers=_OWN_NAMES),
     "GET ~/secrets": op("secrets:manage"),
+    "GET ~/secrets/{secret}": op("secrets:manage"),
+    "GET ~/secrets/{secret}/versions": op("secrets:manage"),
     "DELETE ~/secrets/{secret}": op("secrets:manage"),
+    "POST ~/secrets/rotate-keys": op("secrets:manage", answers={"owner": 503, "foreign": 503}),
+    "GET ~/secrets/rotate-keys": op("secrets:manage", answers={"owner": 503, "foreign": 503}),
+    "GET ~/leases": op("leases:read"),
+    "GET ~/tasks/{task_id}/leases": op("leases:read"),
+    # integrations and projects
+    "POST ~/integrations": op(
+        "integrations:manage",
+        {"provider": "{provider}", "authType": "token", "credentials": {"token": "a-token"}},
+    ),
+    "GET ~/integrations": op("integrations:manage"),
+    "GET ~/integrations/{integration_id}": op("integrations:manage"),
+    "DELETE ~/integrations/{integration_id}": op("integrations:manage"),
+    "GET ~/integrations/credentials": op(
+        "integrations:credentials", query="provider=github", answers={**_NO_BROKER, **_BY_NAME_ONLY}
+    ),
+    "POST ~/projects": op("projects:write", {"identifier": "{new_project}", "remoteUrl": "https://git.example/a/b"}),
+    "GET ~/projects": op("projects:read"),
+    "GET ~/projects/{project_id}": op("projects:read"),
+    "PATCH ~/projects/{project_id}": op("projects:write", {"remoteUrl": "https://git.example/a/c"}),
+    "DELETE ~/projects/{project_id}": op("projects:write"),
+    "GET ~/repository/auth-token": op(
+        "integrations:credentials", query="repositoryIdentifier=x", also=(404,), answers=_BY_NAME_ONLY
+    ),
 }
 
 #: parameters of the OpenAPI document that have a better name here
 RENAMED = {
     "~/secrets/{name}": "~/secrets/{secret}",
+    "~/secrets/{name}/versions": "~/secrets/{secret}/versions",
     "~/queues/{name}": "~/queues/{queue}",
     "~/tasks/{task_id}/receipt": "~/tasks/{ended_id}/receipt",
     "~/logs/{task_id}": "~/logs/{ended_id}",

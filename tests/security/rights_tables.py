@@ -64,7 +64,8 @@ TABLES = {
         rows={
             "api api_machine": "SI:none+own",
             "api_user api_token api_nobody": "I:none",
-            "broker": "I:own",
+            "broker": "I:none+own",
+            "broker_upkeep broker_ticket": "I:none",
             "auditor": "SU:none+other+own",
             "migrator": "I:none S:none+other+own",
             "owner": "S:own",
@@ -136,7 +137,7 @@ TABLES = {
             "auditor": "S:none",
             "api api_machine api_user api_token api_nobody": "S:none",
             "dispatcher migrator": "SIUD:none",
-            "broker broker_ticket courier": "S:none",
+            "broker broker_upkeep broker_ticket courier": "S:none",
         },
     ),
     "enrolments": Table(
@@ -149,7 +150,7 @@ TABLES = {
         },
         rows={
             "api api_machine api_user api_token api_nobody": "S:none",
-            "dispatcher broker broker_ticket courier remote": "S:none",
+            "dispatcher broker broker_upkeep broker_ticket courier remote": "S:none",
             "migrator": "SIUD:none",
         },
         row={"name": "'{owner}'"},
@@ -212,7 +213,7 @@ TABLES = {
         grants={
             "sfp_auditor": "S",
             "sfp_api": "S",
-            "sfp_broker": "I",
+            "sfp_broker": "I S(ended_at id revoked_at source source_id team_id) U(revoked_at)",
             "sfp_dispatcher": "S U(ended_at)",
             "authenticated": "S(attempt ended_at id kind leased_at name task_id team_id version)",
         },
@@ -221,6 +222,7 @@ TABLES = {
             "api api_machine": "S:own",
             "dispatcher": "SU:own",
             "broker": "I:own",
+            "broker_upkeep": "SU:other+own",
             "migrator": "SIUD:other+own",
             "owner": "S:own",
         },
@@ -327,15 +329,73 @@ TABLES = {
     ),
     "secrets": Table(
         grants={
-            "sfp_api": "ID S(created_at created_by id key_version name team_id updated_at version) U(ciphertext created_by key_version sealed_key updated_at version)",
-            "sfp_broker": "S",
+            "sfp_api": "SID U(updated_at version)",
+            "sfp_broker": "S(id name team_id version)",
             "authenticated": "S(created_at id name team_id updated_at version)",
         },
         rows={
             "api api_machine": "SIUD:own",
             "broker owner": "S:own",
+            "broker_upkeep": "S:other+own",
         },
         row={"name": "'X'"},
+    ),
+    "secret_versions": Table(
+        grants={
+            "sfp_api": "ID S(created_at created_by key_version reference secret_id team_id value_of version)",
+            "sfp_broker": "S U(key_version sealed_key)",
+        },
+        rows={
+            "api api_machine": "SID:own",
+            "broker": "S:own",
+            "broker_upkeep": "SU:other+own",
+        },
+        row={"version": "1", "value_of": "1", "key_version": "1", "sealed_key": "''::bytea", "ciphertext": "''::bytea"},
+    ),
+    "projects": Table(
+        grants={
+            "sfp_api": "SID U(remote_url updated_at version)",
+            "sfp_broker": "S",
+        },
+        rows={
+            "api api_machine": "SIUD:own",
+            "broker": "S:own",
+        },
+        row={"identifier": "'x'"},
+    ),
+    "integrations": Table(
+        grants={
+            "sfp_api": "ID S(auth_type config created_at created_by id is_global key_version provider team_id)",
+            "sfp_broker": "S U(key_version sealed_key)",
+        },
+        rows={
+            "api api_machine": "SID:own",
+            "broker": "S:own",
+            "broker_upkeep": "SU:other+own",
+        },
+        row={"provider": "'x'", "key_version": "1"},
+    ),
+    "integration_projects": Table(
+        grants={
+            "sfp_api": "SI",
+            "sfp_broker": "S",
+        },
+        rows={
+            "api api_machine": "SI:own",
+            "broker": "S:own",
+        },
+    ),
+    "vault_keys": Table(
+        grants={
+            "sfp_api": "SI",
+            "sfp_broker": "SID",
+        },
+        rows={
+            "api api_machine api_user api_token api_nobody": "SI:none",
+            "broker broker_upkeep broker_ticket": "SID:none",
+        },
+        whose="NULL",
+        row={"version": "CASE '{owner}' WHEN 'acme' THEN 1 ELSE 2 END"},
     ),
     "sessions": Table(
         grants={

@@ -39,7 +39,7 @@ async def teams(api):
     async with api.client(ann) as client:
         task = (await client.post(f"{API}/tasks", json=LATER)).json()["operationId"]
         artifact = (await client.post(f"{API}/artifacts", content=b"bytes")).json()["id"]
-        assert (await client.put(f"{API}/secrets/TOKEN", json={"value": "v"})).status_code == 200
+        assert (await client.put(f"{API}/secrets/TOKEN", json={"value": "value"})).status_code == 200
     return ann, bob, {"task": task, "artifact": artifact}
 
 
@@ -93,7 +93,7 @@ async def test_a_member_acts_within_its_role(api, teams):
         assert (await client.get(f"{API}/tasks/{ids['task']}")).status_code == 200
         assert (await client.delete(f"{API}/tasks/{ids['task']}")).status_code == 403
         assert (await client.delete(f"{API}/tasks/{own}")).json()["status"] == "cancelled"
-        assert (await client.put(f"{API}/secrets/X", json={"value": "v"})).status_code == 403
+        assert (await client.put(f"{API}/secrets/X", json={"value": "value"})).status_code == 403
         assert (await client.patch(f"{API}/queues/normal", json={"slots": 9})).status_code == 403
     async with api.client(ann) as client:
         other = (await client.post(f"{API}/tasks/{own}/retry")).json()["operationId"]

@@ -13,6 +13,7 @@ import pytest
 from sfp_server.instance import guard, ports
 from sfp_server.instance.guard import (
     AGAIN_SECONDS,
+    AWAY_SECONDS,
     DATABASE_SILENCE_SECONDS,
     OURS_STOPPED,
     SILENCE_SECONDS,
@@ -217,14 +218,19 @@ def test_it_returns_when_supervisord_has_ended(place):
     assert supervisord.wait() == -signal.SIGKILL
 
 
-def test_the_api_s_port_is_held_while_the_api_is_away_and_shared_when_it_comes(place):
+def test_the_api_s_port_is_held_while_the_api_is_away_and_shared_when_it_comes(place, service):
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     watching = Guard(place, 1, os.getpid(), port)
-    assert ports.is_free(port)
     watching.look(0.0)
+    assert ports.is_free(port)  # there has been no API yet
+    api = service(SLEEP, "sfp_server.cli", "serve", "x")
+    watching.look(1.0)
+    api.kill()
+    api.wait()
+    watching.look(1.0 + AWAY_SECONDS)
     assert not ports.is_free(port)  # as another instance looks for one
     with socket.create_server(("127.0.0.1", port), reuse_port=True), socket.create_connection(("127.0.0.1", port)):
         pass  # as the API listens; whoever connects gets there
-    watching.close()
+    watching.look(2.0 + AWAY_SECONDS)
     assert ports.is_free(port)

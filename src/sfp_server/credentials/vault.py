@@ -1,11 +1,13 @@
 """Sealing of stored values: envelope encryption with associated data.
 
 A fresh AES-256-GCM key encrypts the value; HPKE (RFC 9180: X25519, HKDF-SHA256, AES-256-GCM) seals that key to
-the instance's public key. Both are bound to the `Place` of the value: a database writer who moves a sealed value
-to another row, team or field makes it unreadable. What the API sealed it cannot open: it has no private key.
+the instance's public key. Both are bound to the `Place` of the value, the sealed key to the version of the key pair
+too: a database writer who moves a sealed value to another row, team, field or version makes it unreadable. What the
+API sealed it cannot open: it has no private key. For a new key pair the sealed key is made anew, the value stays.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,13 +15,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 _SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 _NONCE_BYTES = 12
-
-#: number of the key pair in use; rises with each rotation of the master key
-KEY_VERSION = 1
 
 
 class CannotOpen(Exception):
@@ -35,65 +33,71 @@ class Place:
     team_id: UUID
     field: str
     version: int
-    key_version: int = KEY_VERSION
 
     def associated_data(self) -> bytes:
-        return "|".join(
-            (
-                "sfp.v1",
-                self.table,
-                str(self.row_id),
-                str(self.team_id),
-                self.field,
-                str(self.version),
-                str(self.key_version),
-            )
-        ).encode()
+        parts = ("sfp.v2", self.table, str(self.row_id), str(self.team_id), self.field, str(self.version))
+        return "|".join(parts).encode()
+
+    def for_key(self, version: int) -> bytes:
+        """What the sealed key is bound to: the place, and the key pair that opens it."""
+        return self.associated_data() + f"|key {version}".encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed:
     """An encrypted value and its sealed key, as the database keeps them."""
 
+    #: number of the key pair that the key is sealed to
+    key_version: int
     sealed_key: bytes
     ciphertext: bytes
 
 
 class Sealer:
-    """Has the public key: can seal, cannot open."""
+    """Has one public key: can seal, cannot open."""
 
-    def __init__(self, public_pem: str) -> None:
-        key = load_pem_public_key(public_pem.encode())
-        if not isinstance(key, X25519PublicKey):
-            raise TypeError("the vault's public key must be X25519")
-        self._key = key
+    def __init__(self, public_key: bytes, *, version: int) -> None:
+        self._key = X25519PublicKey.from_public_bytes(public_key)
+        self.version = version
 
     def seal(self, value: bytes, place: Place) -> Sealed:
         """Encrypt `value` for `place`."""
-        data = place.associated_data()
         data_key = AESGCM.generate_key(256)
         nonce = os.urandom(_NONCE_BYTES)
         return Sealed(
-            sealed_key=_SUITE.encrypt(data_key, self._key, info=data),
-            ciphertext=nonce + AESGCM(data_key).encrypt(nonce, value, data),
+            key_version=self.version,
+            sealed_key=self.wrap(data_key, place),
+            ciphertext=nonce + AESGCM(data_key).encrypt(nonce, value, place.associated_data()),
         )
+
+    def wrap(self, data_key: bytes, place: Place) -> bytes:
+        """Seal the key of a value that stands in `place`."""
+        return _SUITE.encrypt(data_key, self._key, info=place.for_key(self.version))
 
 
 class Opener:
-    """Has the private key. Only the broker makes one."""
+    """Has the private keys. Only the broker makes one."""
 
-    def __init__(self, private_pem: str) -> None:
-        key = load_pem_private_key(private_pem.encode(), password=None)
-        if not isinstance(key, X25519PrivateKey):
-            raise TypeError("the vault's private key must be X25519")
-        self._key = key
+    def __init__(self, keys: Mapping[int, X25519PrivateKey]) -> None:
+        self._keys = dict(keys)
 
     def open(self, sealed: Sealed, place: Place) -> bytes:
         """Decrypt a value sealed for exactly `place`. Raises CannotOpen."""
-        data = place.associated_data()
         nonce, body = sealed.ciphertext[:_NONCE_BYTES], sealed.ciphertext[_NONCE_BYTES:]
         try:
-            data_key = _SUITE.decrypt(sealed.sealed_key, self._key, info=data)
-            return AESGCM(data_key).decrypt(nonce, body, data)
+            data_key = self._unwrap(sealed.key_version, sealed.sealed_key, place)
+            return AESGCM(data_key).decrypt(nonce, body, place.associated_data())
         except (InvalidTag, ValueError) as error:
             raise CannotOpen("the stored value cannot be opened") from error
+
+    def rewrap(self, key_version: int, sealed_key: bytes, place: Place, to: Sealer) -> bytes:
+        """The key of the value in `place`, sealed to another key pair; the value is not touched. Raises CannotOpen."""
+        try:
+            return to.wrap(self._unwrap(key_version, sealed_key, place), place)
+        except (InvalidTag, ValueError) as error:
+            raise CannotOpen("the stored value cannot be opened") from error
+
+    def _unwrap(self, key_version: int, sealed_key: bytes, place: Place) -> bytes:
+        if key_version not in self._keys:
+            raise CannotOpen(f"there is no private key {key_version}")
+        return _SUITE.decrypt(sealed_key, self._keys[key_version], info=place.for_key(key_version))

@@ -57,11 +57,19 @@ class ExternalIdentity:
     last_name: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """Who may be signed in: a user who exists and is not disabled."""
+
+    id: UUID
+    email: str
+
+
 class Method(Protocol):
     """How browsers sign in through one kind of provider. `browser` is the secret of the browser's cookie."""
 
-    async def check(self, config: Mapping[str, Any], secret: str | None) -> dict[str, Any]:
-        """The configuration completed, and proved as far as possible. Raises Malformed, Unprocessable, Unavailable."""
+    async def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration completed, and proved as far as possible. Raises Malformed, Unprocessable."""
         ...
 
     async def send(self, provider: Provider, *, state: str, browser: str, redirect_uri: str) -> "Sent":
@@ -93,3 +101,10 @@ def is_domain(text: str) -> bool:
 def may_speak_for(domains: tuple[str, ...], email: str) -> bool:
     """Whether a provider that is restricted to `domains` (none: unrestricted) may vouch for `email` (normal)."""
     return not domains or email.rpartition("@")[2] in domains
+
+
+def redirect_uri(provider: Provider, origin: str) -> str:
+    """Where this provider sends browsers back: a URL of its own, so that answers of two cannot be mixed up."""
+    if provider.kind is ProviderKind.SAML:
+        return f"{origin}/sfp/api/auth/saml/{provider.slug}/acs"
+    return f"{origin}/sfp/api/auth/callback/{provider.slug}"

@@ -22,7 +22,7 @@ from sfp_server.db.database import Database, Row, Tx, Violation
 from sfp_server.db.queries import load
 from sfp_server.errors import CodeInvalid, SignInRefused, TooManyRequests
 from sfp_server.identity import attempts
-from sfp_server.identity.external import ExternalIdentity, Provider, Sent, may_speak_for, normal_email
+from sfp_server.identity.external import ExternalIdentity, Person, Provider, Sent, may_speak_for, normal_email
 from sfp_server.identity.sessions import Caller, Sessions, SignedIn
 from sfp_server.identity.tokens import hash_of
 
@@ -53,14 +53,6 @@ class Flow:
     request_id: str | None
     begun_at: datetime
     destination: Destination
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Person:
-    """Who may be signed in: a user who exists and is not disabled."""
-
-    id: UUID
-    email: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +103,25 @@ class Flows:
                 *(to.client_challenge, to.continue_to, caller.address, FLOW_SECONDS),
             )
 
+    async def leads_to(self, state: str) -> str | None:
+        """Where the client waits that began the flow of this state; None: the browser itself signs in.
+
+        Uses nothing up, and says nothing about the browser. Raises SignInRefused when there is no such flow.
+        """
+        digest = hash_of(state)
+        async with self._db.identifying(presented_hash=digest) as tx:
+            row = await tx.one(SQL["open_flow"], digest)
+        if row is None:
+            raise _no_flow()
+        return row["redirect_to"]
+
     async def use(self, slug: str, *, state: str, browser: str | None) -> Flow:
         """The flow that this browser began with this state at this provider; it is used up. Raises SignInRefused."""
         digest = hash_of(state)
         async with self._db.identifying(presented_hash=digest) as tx:
             row = await tx.one(SQL["use_flow"], digest, hash_of(browser), slug) if browser else None
         if row is None:
-            raise SignInRefused(
-                "this sign-in was not begun in this browser, is over, or took too long: begin again", reason="state"
-            )
+            raise _no_flow()
         to = Destination(
             redirect_to=row["redirect_to"],
             client_state=row["client_state"],
@@ -188,6 +190,12 @@ class Flows:
         if used is not None:
             await tx.identify(used["user_id"])
             await self._sessions.revoke_reused(tx, used["user_id"], used["session_id"])
+
+
+def _no_flow() -> SignInRefused:
+    return SignInRefused(
+        "this sign-in was not begun in this browser, is over, or took too long: begin again", reason="state"
+    )
 
 
 def _proves(row: Row, verifier: str, redirect_uri: str) -> bool:

@@ -90,12 +90,18 @@ class Issuers:
                 return found
         raise compact.invalid()
 
+    async def metadata(self, issuer: str) -> Mapping[str, Any]:
+        """The issuer's discovery document, which says itself that it is of this issuer. Raises Unavailable."""
+        document = await self._document(f"{issuer.rstrip('/')}/.well-known/openid-configuration", is_again=False)
+        if document.get("issuer") != issuer:
+            raise _away("its discovery document is of another issuer")
+        return document
+
     async def _discovered(self, issuer: str) -> str:
         """Where the issuer says its keys are. Raises Unavailable."""
-        document = await self._document(f"{issuer.rstrip('/')}/.well-known/openid-configuration", is_again=False)
-        url = document.get("jwks_uri")
-        if document.get("issuer") != issuer or not isinstance(url, str):
-            raise _away("its discovery document is of another issuer")
+        url = (await self.metadata(issuer)).get("jwks_uri")
+        if not isinstance(url, str):
+            raise _away("its discovery document names no keys")
         return url
 
     async def _document(self, url: str, *, is_again: bool) -> Mapping[str, Any]:

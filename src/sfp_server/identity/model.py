@@ -1,6 +1,6 @@
 """Scopes, and which role has which: the table of product.md. No I/O."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -27,7 +27,13 @@ class Scope(StrEnum):
     EVENTS_READ = "events:read"
     AUDIT_READ = "audit:read"
     SECRETS_MANAGE = "secrets:manage"
+    LEASES_READ = "leases:read"
+    INTEGRATIONS_MANAGE = "integrations:manage"
+    INTEGRATIONS_CREDENTIALS = "integrations:credentials"
+    PROJECTS_READ = "projects:read"
+    PROJECTS_WRITE = "projects:write"
     APPLICATION_TOKENS_MANAGE = "application-tokens:manage"
+    SSO_MANAGE = "sso:manage"
     TEAMS_READ = "teams:read"
     TEAMS_MANAGE = "teams:manage"
     USERS_MANAGE = "users:manage"
@@ -47,6 +53,7 @@ _READING = frozenset(
         Scope.QUEUES_READ,
         Scope.EVENTS_READ,
         Scope.HEALTH_READ,
+        Scope.PROJECTS_READ,
     }
 )
 _WORKING = _READING | {Scope.TASKS_WRITE, Scope.ARTIFACTS_WRITE}
@@ -55,17 +62,22 @@ SCOPES: dict[Role, frozenset[str]] = {
     Role.MEMBER: frozenset(_WORKING | NO_TEAM),
     Role.OWNER: frozenset(Scope),
     # never users, teams, secrets or application tokens: a leaked token must not make itself more
-    Role.APPLICATION: frozenset(_WORKING | {Scope.TASKS_CANCEL_ANY, Scope.LOGS_DELETE, Scope.AUTHZ_CHECK}),
+    Role.APPLICATION: frozenset(
+        _WORKING | {Scope.TASKS_CANCEL_ANY, Scope.LOGS_DELETE, Scope.INTEGRATIONS_CREDENTIALS, Scope.AUTHZ_CHECK}
+    ),
 }
 
+#: what an application has only if somebody said so
+_BY_NAME_ONLY = frozenset({Scope.INTEGRATIONS_CREDENTIALS})
 
-def granted(asked: Iterable[str] | None, allowed: Collection[str]) -> list[str]:
-    """The scopes of a new application token: those asked for, or all of `allowed`, which is what can be granted.
+
+def granted(asked: Iterable[str] | None, allowed: frozenset[str]) -> list[str]:
+    """The scopes of a new application token: those asked for, or what of `allowed` the role has without asking.
 
     Raises Malformed for a scope that is unknown or that no application may have.
     """
     if asked is None:
-        return sorted(allowed)
+        return sorted(allowed - _BY_NAME_ONLY)
     wanted = sorted(set(asked))
     wrong = [scope for scope in wanted if scope not in allowed]
     if wrong:

@@ -86,9 +86,9 @@ class Providers:
         async with self._db.transaction(actor) as tx:
             await _only_administrators(tx)
             before = await self._before(tx, wanted)
-        secret = wanted.secret or (self._kept_secret(before, wanted) if before else None)
         # The provider is asked before anything is stored, and outside of any transaction.
-        config = await self._methods[wanted.kind].check(wanted.config, secret)
+        config = await self._methods[wanted.kind].check(wanted.config)
+        secret = wanted.secret or (self._kept_secret(before, config) if before else None)
         async with self._db.transaction(actor) as tx:
             await _only_administrators(tx)
             made = await self._store(tx, actor, wanted, before, config=config, secret=secret)
@@ -112,11 +112,11 @@ class Providers:
             raise Conflict(f"'{wanted.slug}' is a provider of kind {before.kind}: remove it first")
         return before
 
-    def _kept_secret(self, before: Provider, wanted: Wanted) -> str | None:
+    def _kept_secret(self, before: Provider, config: Mapping[str, Any]) -> str | None:
         """The stored secret, as long as it goes where it went."""
         if before.sealed_secret is None:
             return None
-        if _differs(before.config, wanted.config, _WHERE):
+        if _differs(before.config, config, _WHERE):
             message = "is needed when the provider or the client changes"
             raise Malformed(f"clientSecret {message}", errors=(FieldError(path="clientSecret", message=message),))
         return self.secret(before)
@@ -182,7 +182,10 @@ def _check(wanted: Wanted) -> None:
     wrong: list[FieldError] = []
     if not all(is_domain(domain) for domain in wanted.domains):
         wrong.append(FieldError(path="domains", message="must be names of domains, as in acme.example"))
-    if wanted.create_users and not wanted.domains:
+    if wanted.kind is ProviderKind.SAML and not wanted.domains:
+        # nothing in SAML says that an address was verified: a company's provider is believed about its own domains
+        wrong.append(FieldError(path="domains", message="are needed: the provider may speak for these alone"))
+    elif wanted.create_users and not wanted.domains:
         wrong.append(FieldError(path="domains", message="are needed with createUsers: else everybody could come in"))
     if wanted.default_team is None and wanted.default_role != "member":
         wrong.append(FieldError(path="defaultTeam", message="is needed with a defaultRole"))

@@ -1,6 +1,6 @@
 """Sign-in and application tokens."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -11,9 +11,12 @@ from litestar.params import JSONBody
 from sfp_server.actor import Actor, Role
 from sfp_server.db.database import Database
 from sfp_server.db.queries import load
-from sfp_server.errors import Unauthenticated
+from sfp_server.errors import TokenInvalid, Unauthenticated
+from sfp_server.identity.authenticate import Authenticator
+from sfp_server.identity.flows import Flows
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.sessions import Caller, Sessions, SignedIn
+from sfp_server.identity.trusted import Trusted
 from sfp_server.web.guard import PUBLIC, address_of
 from sfp_server.web.wire import ApiRequest, SnakeWire, Wire
 
@@ -46,9 +49,20 @@ class Signed(SnakeWire):
     user: SignedInUser
 
 
-class Refresh(SnakeWire):
-    grant_type: Literal["refresh_token"]
+class Refresh(SnakeWire, tag_field="grant_type", tag="refresh_token"):
+    """Use a refresh token up."""
+
     refresh_token: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Code(SnakeWire, tag_field="grant_type", tag="authorization_code"):
+    """Exchange the code that a sign-in came back with (`GET /auth/authorize`)."""
+
+    code: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    #: of the `code_challenge` with which the sign-in began (RFC 7636)
+    code_verifier: Annotated[str, msgspec.Meta(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9._~-]+$")]
+    #: the `redirect_to` with which it began
+    redirect_uri: Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 
 
 class Done(Wire):
@@ -65,12 +79,48 @@ async def login(
 
 
 @post("/auth/token", opt={"scope": PUBLIC, "errors": (Unauthenticated,)}, status_code=200)
-async def refresh(
-    data: JSONBody[Refresh], request: ApiRequest, sessions: NamedDependency[Sessions], db: NamedDependency[Database]
+async def token(
+    data: JSONBody[Refresh | Code],
+    request: ApiRequest,
+    sessions: NamedDependency[Sessions],
+    flows: NamedDependency[Flows],
+    db: NamedDependency[Database],
 ) -> Signed:
-    """Use a refresh token up for a new pair."""
-    signed = await sessions.refresh(data.refresh_token, caller_of(request))
+    """A new pair of tokens: for a refresh token, or for the code of a sign-in."""
+    if isinstance(data, Refresh):
+        signed = await sessions.refresh(data.refresh_token, caller_of(request))
+    else:
+        signed = await flows.exchange(data.code, data.code_verifier, data.redirect_uri, caller_of(request))
     return await signed_answer(db, signed)
+
+
+class TrustedTokens(SnakeWire):
+    access_token: Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
+    #: stays where it came from: only its service can use it
+    refresh_token: Annotated[str, msgspec.Meta(max_length=8192)] | None = None
+
+
+class TrustedUser(Wire):
+    user_id: UUID
+
+
+class Recognised(Wire):
+    success: bool
+    data: TrustedUser
+
+
+@post("/auth/callback", opt={"scope": PUBLIC, "errors": (Unauthenticated,)}, status_code=200)
+async def callback(
+    data: JSONBody[TrustedTokens],
+    request: ApiRequest,
+    trusted: NamedDependency[Trusted],
+    authenticator: NamedDependency[Authenticator],
+) -> Recognised:
+    """Whose a token of the trusted identity service (`auth.issuer`) is here; the token itself opens the API."""
+    if not trusted.is_issuer(data.access_token):
+        raise TokenInvalid("the token is not one of the service that this instance trusts")
+    actor = await authenticator.actor(data.access_token, team=None, address=address_of(request))
+    return Recognised(success=True, data=TrustedUser(user_id=actor.id))
 
 
 @post("/auth/logout", opt={"scope": "users:self"}, status_code=200)
@@ -87,7 +137,7 @@ async def jwks(signer: NamedDependency[Signer]) -> Response[dict[str, Any]]:
     return Response(signer.public_keys(), headers={"Cache-Control": "public, max-age=300"})
 
 
-ROUTES = [login, refresh, logout, jwks]
+ROUTES = [login, token, callback, logout, jwks]
 
 
 def caller_of(request: ApiRequest) -> Caller:

@@ -9,22 +9,26 @@ a second use gives the same again: a client whose answer was lost asks once more
 import os
 import time
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 from sfp_server.audit import service as audit
 from sfp_server.db.database import Database, Row, Tx
 from sfp_server.db.queries import load
-from sfp_server.errors import NotFound, TokenInvalid, TokenRevoked, Unauthenticated
+from sfp_server.errors import NotFound, PasswordLoginOff, TokenInvalid, TokenRevoked, Unauthenticated
 from sfp_server.identity import attempts
+from sfp_server.identity.external import Person
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.passwords import Passwords
 from sfp_server.identity.tokens import hash_of, is_refresh_token, new_refresh_token, refresh_token_after
 
 SQL = load(__package__ or "", "identity.sql")
+SIGN_IN_SQL = load(__package__ or "", "sign_in.sql")
 
 #: after its first use a refresh token may be sent again for so long
 RETRY_SECONDS = 10
 
+_NOBODY = UUID(int=0)
 _REFUSED = "the e-mail address or the password is wrong"
 
 
@@ -52,9 +56,17 @@ class Sessions:
     """The use cases; each opens its own transactions, because a refusal must be written down too."""
 
     def __init__(
-        self, db: Database, signer: Signer, *, refresh_days: int, passwords: Passwords, renewal_key: str
+        self,
+        db: Database,
+        signer: Signer,
+        *,
+        refresh_days: int,
+        passwords: Passwords,
+        passwords_for: Literal["auto", "everyone", "owners", "off"],
+        renewal_key: str,
     ) -> None:
         self._db = db
+        self._who_has_passwords: Literal["auto", "everyone", "owners", "off"] = passwords_for
         self._signer = signer
         self._refresh_days = refresh_days
         self._passwords = passwords
@@ -62,18 +74,35 @@ class Sessions:
         self._turns = attempts.Turns()
 
     async def sign_in(self, email: str, password: str, caller: Caller) -> SignedIn:
-        """Open a session. Raises Unauthenticated, TooManyRequests, Unavailable."""
+        """Open a session. Raises what `recognise` raises."""
+        person = await self.recognise(email, password, caller)
+        async with self._db.identifying(user_id=person.id) as tx:
+            session_id = await self.begin(tx, person.id, caller, via="password")
+            return await self.pair(tx, session_id, person.id, person.email)
+
+    async def recognise(self, email: str, password: str, caller: Caller) -> Person:
+        """Whose password this is. Raises Unauthenticated, PasswordLoginOff, TooManyRequests, Unavailable."""
+        who = await self.who_has_passwords()
+        if who == "off":
+            raise PasswordLoginOff("nobody signs in with a password here: use an identity provider")
         email = attempts.normal_email(email)
         async with self._turns.of(email):
-            user, tried = await self._admitted(email, caller)
+            user, is_owner, tried = await self._admitted(email, caller)
             right = await self._passwords.matches(user["password_hash"] if user else None, password)
-            if not right or user is None or user["disabled"]:
+            # One answer for all of these, also for a right password that may not be used: it would be confirmed.
+            if not right or user is None or user["disabled"] or not (who == "everyone" or is_owner):
                 await self._refuse(user, tried, caller)
                 raise Unauthenticated(_REFUSED)
             async with self._db.identifying(user_id=user["id"]) as tx:
                 await attempts.succeeded(tx, tried)
-                session_id = await self.begin(tx, user["id"], caller, via="password")
-                return await self.pair(tx, session_id, user["id"], user["email"])
+        return Person(id=user["id"], email=user["email"])
+
+    async def who_has_passwords(self) -> Literal["everyone", "owners", "off"]:
+        """Who may sign in with a password now."""
+        if self._who_has_passwords != "auto":
+            return self._who_has_passwords
+        async with self._db.identifying() as tx:
+            return "owners" if await tx.value(SIGN_IN_SQL["any_provider_enabled"]) else "everyone"
 
     async def refresh(self, refresh_token: str, caller: Caller) -> SignedIn:
         """Use a refresh token up for a new pair. Raises TokenInvalid, TokenRevoked (re-use), TooManyRequests."""
@@ -143,14 +172,16 @@ class Sessions:
                 await audit.record(tx, f"user:{user_id}", "session.ended", f"session:{session_id}")
         return bool(ended)
 
-    async def _admitted(self, email: str, caller: Caller) -> tuple[Row | None, attempts.Guess]:
-        """The user, if any, and the try that this is, which counts from now on. Raises TooManyRequests."""
+    async def _admitted(self, email: str, caller: Caller) -> tuple[Row | None, bool, attempts.Guess]:
+        """The user, if any, whether they own a team, and the try that this is. Raises TooManyRequests."""
         async with self._db.identifying() as tx:
             user = await tx.one(SQL["user_by_email"], email)
+            await tx.identify(user["id"] if user else _NOBODY)
+            is_owner = await tx.value(SIGN_IN_SQL["is_owner_somewhere"], user["id"] if user else _NOBODY)
             at_home = await tx.value(SQL["has_signed_in_from"], user["id"] if user else None, caller.address)
             tried = attempts.guess(attempts.Kind.PASSWORD, account=email, address=caller.address, at_home=at_home)
             await attempts.admit(tx, tried)
-        return user, tried
+        return user, is_owner, tried
 
     async def _refuse(self, user: Row | None, tried: attempts.Guess, caller: Caller) -> None:
         # What a stranger typed is not written down: it may be a password in the wrong field.

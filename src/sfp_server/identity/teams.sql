@@ -44,6 +44,14 @@ DELETE FROM memberships
  WHERE team_id = current_team()
    AND user_id = $1;
 
+-- name: own_teams
+-- The teams of a user, in the order in which they were joined.
+SELECT t.slug, t.name, t.description, m.role, t.created_at
+  FROM memberships m
+  JOIN teams t ON t.id = m.team_id
+ WHERE m.user_id = $1
+ ORDER BY m.created_at, m.team_id;
+
 -- name: add_team
 INSERT INTO teams (id, slug, name, description)
 VALUES (current_team(), $1, $2, $3)

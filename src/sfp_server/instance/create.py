@@ -139,13 +139,14 @@ def _prepare(staged: Place, base: Path, wish: Wanted, environ: Mapping[str, str]
         make_directory(staged.directory / name)
     ensure_run_directory(staged)
     configuration.save(staged, values)
-    keys.make_secrets(staged)
-    for name, text in wish.secrets.items():
-        write(staged.secrets / name, text)
     try:
-        return configuration.settings(staged, environ)
+        settings = configuration.settings(staged, environ)
     except SettingsError as error:
         raise InstanceError(str(error)) from error
+    keys.make_secrets(staged, with_vault=settings.master_key_source == "file")
+    for name, text in wish.secrets.items():
+        write(staged.secrets / name, text)
+    return settings
 
 
 def _make_database(staged: Place, settings: Settings, email: str, password: str) -> None:

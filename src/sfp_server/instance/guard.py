@@ -35,6 +35,8 @@ LOOK_SECONDS, WORKERS_SECONDS = 1.0, 2.0
 OURS_STOPPED, TASK_STOPPED = 2.0, 10.0
 #: stopped again within so many seconds of having been woken: killed
 AGAIN_SECONDS = 15.0
+#: the API's port is held for so long while it is away
+AWAY_SECONDS = 10.0
 #: a service without a sign of life for so long (seconds, on a machine that is not busy) is ended
 SILENCE_SECONDS, DATABASE_SILENCE_SECONDS = 10.0, 30.0
 #: more processes than any instance has: a look must end
@@ -100,6 +102,7 @@ class Guard:
         self._supervisord = supervisord
         self._api_port = api_port
         self._held: socket.socket | None = None
+        self._api_seen_at = 0.0
         self._questions = {
             "postgres": Question(str(self._run / "postgres" / ".s.PGSQL.5432"), SSL_REQUEST),
             "valkey-server": Question(str(self._run / "valkey.sock"), b"PING\r\n"),
@@ -139,8 +142,8 @@ class Guard:
     def look(self, clock: float) -> None:
         """Wake who is stopped, end who is silent. `clock`: seconds that the guard has been awake and on time."""
         self._clock = clock
-        self._hold_port()
         services = {pid: program(pid) for pid in children(self._supervisord)}
+        self._hold_port(services)
         looked_at: dict[int, float] = dict.fromkeys([self._supervisord, *services], OURS_STOPPED)
         for pid, name in services.items():
             if name == "postgres":
@@ -155,13 +158,24 @@ class Guard:
         self._wake(looked_at, killable)
         self._forget_ended(services)
 
-    def _hold_port(self) -> None:
-        """Bound and not listening: who shares the port on purpose can have it, who looks for a free one cannot."""
+    def _hold_port(self, services: dict[int, str]) -> None:
+        """Bound and not listening: who shares the port on purpose can have it, who looks for a free one cannot.
+
+        Only sockets of one user share a port: ours is given to the user that the API runs as.
+        """
+        api = next((pid for pid, name in services.items() if name == "serve"), None)
+        if api is None:
+            if self._held is not None and self._clock - self._api_seen_at > AWAY_SECONDS:
+                self._held.close()  # it may come back as another user, which our hold would keep out
+                self._held = None
+            return
+        self._api_seen_at = self._clock
         if self._held is not None or not self._api_port:
             return
         held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
+            os.fchown(held.fileno(), user_of(api), -1)
             held.bind(("127.0.0.1", self._api_port))
         except OSError:  # a connection that has just ended is in the way: the next look may do better
             held.close()
@@ -239,6 +253,12 @@ def status(pid: int) -> tuple[str, str]:
     """A process's state, one letter, and when it was started; empty when it has ended."""
     fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     return (fields[0].decode(), fields[19].decode()) if len(fields) > 19 else ("", "")
+
+
+def user_of(pid: int) -> int:
+    """The number of the user that a process runs as; our own when it has ended."""
+    lines = read(f"/proc/{pid}/status").splitlines()
+    return next((int(line.split()[2]) for line in lines if line.startswith(b"Uid:")), os.geteuid())
 
 
 def program(pid: int) -> str:

@@ -10,7 +10,6 @@ from sfp_server.instance.place import Place, make_directory, write
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 ROLES = (
     "postgres",
@@ -23,13 +22,14 @@ ROLES = (
     "sfp_auditor",
 )
 PASSWORDS = (*(f"db-{role}" for role in ROLES), "valkey")
+#: with the source `environment`: the vault's keys, or where systemd put them
+KEY_VARIABLES = ("SFP_VAULT_KEYS", "CREDENTIALS_DIRECTORY")
 #: what an instance cannot start without
 REQUIRED = (
     *PASSWORDS,
     "answer-key",
     "edge-key",
-    "vault-private.pem",
-    "vault-public.pem",
+    "broker-key",
     "audit-key",
     "audit-signing.pem",
     "audit-public.pem",
@@ -37,10 +37,9 @@ REQUIRED = (
 )
 
 
-def make_secrets(at: Place) -> None:
-    """Write every secret of REQUIRED, fresh."""
+def make_secrets(at: Place, *, with_vault: bool = True) -> None:
+    """Write every secret of REQUIRED, fresh; and the vault's keys, unless they are kept elsewhere."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     make_directory(at.secrets)
     for name in PASSWORDS:
@@ -50,12 +49,22 @@ def make_secrets(at: Place) -> None:
     write(at.secrets / "answer-key", random.token_hex(32))
     write(at.secrets / "edge-key", random.token_hex(32))
     add_signing_key(at)
-    vault = X25519PrivateKey.generate()
-    write(at.secrets / "vault-private.pem", _private_pem(vault))
-    write(at.secrets / "vault-public.pem", _public_pem(vault))
     auditor = Ed25519PrivateKey.generate()
     write(at.secrets / "audit-signing.pem", _private_pem(auditor))
     write(at.secrets / "audit-public.pem", _public_pem(auditor))
+    write(at.secrets / "broker-key", random.token_hex(32))
+    if with_vault:
+        make_vault(at)
+
+
+def make_vault(at: Place) -> None:
+    """The vault's first key pair: the private half where only the broker looks, the public one for the API."""
+    from sfp_server.credentials.ring import Ring
+
+    make_directory(at.vault)
+    ring = Ring.fresh()
+    write(at.vault / "keys", ring.text())
+    write(at.secrets / "vault-public", ring.public(ring.current).hex())
 
 
 def add_signing_key(at: Place) -> Path:
@@ -122,8 +131,11 @@ def make_network_certificates(at: Place) -> None:
 
 def missing(at: Place) -> list[str]:
     """Names of required secret files that are not there or empty."""
+    lost = [name for name in REQUIRED if not _has_text(at.secrets / name)]
+    own_vault = (at.secrets / "vault-public").is_file()  # else its keys are kept elsewhere
+    vault = ["vault/keys"] if own_vault and not _has_text(at.vault / "keys") else []
     signing = [] if any(map(_has_text, at.signing.glob("*.pem"))) else ["signing/*.pem"]
-    return [name for name in REQUIRED if not _has_text(at.secrets / name)] + signing
+    return lost + vault + signing
 
 
 def owner_password() -> str:
@@ -139,13 +151,13 @@ def _has_text(path: Path) -> bool:
         return False
 
 
-def _private_pem(key: "X25519PrivateKey | Ed25519PrivateKey") -> str:
+def _private_pem(key: "Ed25519PrivateKey") -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-def _public_pem(key: "X25519PrivateKey | Ed25519PrivateKey") -> str:
+def _public_pem(key: "Ed25519PrivateKey") -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

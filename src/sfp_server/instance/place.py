@@ -1,7 +1,8 @@
 """Where an instance keeps what: one private directory, `<base>/tenants/<tenant>`.
 
     config.json      settings, nothing secret          secrets/   one file per secret
-    postgres/        the database cluster              Caddyfile, supervisor.conf, services.json: generated
+    vault/           the broker's private keys         Caddyfile, supervisor.conf, services.json: generated
+    postgres/        the database cluster
     caddy/           certificates of the edge          logs/      one file per service, rotated
     run/             sockets and pid files             artifacts, tmp: made by the services
     signing/         keys of user tokens
@@ -42,6 +43,11 @@ class Place:
     @property
     def secrets(self) -> Path:
         return self.directory / "secrets"
+
+    @property
+    def vault(self) -> Path:
+        """Only the broker sees it."""
+        return self.directory / "vault"
 
     @property
     def signing(self) -> Path:

@@ -3,20 +3,36 @@
 `services(place, settings)` is the one list; supervisor.conf and services.json are written from it.
 """
 
+import os
 import sys
+import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from sfp_server.instance import binaries
+from sfp_server.instance.keys import KEY_VARIABLES
 from sfp_server.instance.place import Place
 from sfp_server.settings import Settings
 
+#: services that can do without root, in the order of their users' numbers: new ones go to the end
+OWN_USERS = ["postgres", "cache", "caddy", "api", "broker", "deliverer", "courier", "auditor"]
+#: numbers from 1,900,000,000 on are nobody's: above containers', below the sign bit
+FIRST_USER, BLOCK, BLOCKS = 1_900_000_000, 16, 1_000_000
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: marks our processes, so that `start` after a crash of supervisord finds exactly them
 MARK = "SFP_INSTANCE"
 #: the dispatcher lets running tasks end for so long, seconds
 DRAIN_SECONDS = 30
+#: what the broker signs in with where the vault's keys, or values that secrets refer to, are kept elsewhere
+_SOURCE_FILES = (
+    "vault-token",
+    "vault-role-id",
+    "vault-secret-id",
+    "aws-credentials",
+    "infisical-client-id",
+    "infisical-client-secret",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +48,18 @@ class Service:
     secrets: list[str] = field(default_factory=list[str])
     #: directories that are empty to it; none: it sees everything, all secrets too
     hidden: list[str] = field(default_factory=list[str])
+    #: variables of the operator's environment that it gets without their being written down
+    inherit: list[str] = field(default_factory=list[str])
     #: as root: run in a user namespace in which we are nobody
     unprivileged_user: bool = False
+    #: as root: the number of a user of its own, where the machine can do that; None: stay root
+    user: int | None = None
+    #: what that user must be able to read outside of the instance's directory
+    reach: list[str] = field(default_factory=list[str])
+    #: where it writes outside of the instance's directory
+    writes: list[str] = field(default_factory=list[str])
+    #: when memory is short the kernel ends the highest first; tasks have 0
+    oom_score: int = -200
     stop_signal: str = "TERM"
     stop_seconds: int = 10
     processes: int = 1
@@ -43,7 +69,8 @@ class Service:
     def launch(self) -> dict[str, object]:
         """What launch.py needs to know."""
         known = asdict(self)
-        return {key: known[key] for key in ("argv", "env", "capabilities", "unprivileged_user", "secrets", "hidden")}
+        names = ("argv", "env", "capabilities", "unprivileged_user", "secrets", "hidden", "user", "oom_score")
+        return {name: known[name] for name in (*names, "reach", "writes", "inherit")}
 
 
 def services(at: Place, settings: Settings, environ: Mapping[str, str]) -> list[Service]:
@@ -57,7 +84,25 @@ def services(at: Place, settings: Settings, environ: Mapping[str, str]) -> list[
     found += _ours(at, settings, {**base, **operator_settings(environ)})
     if settings.caddy:
         found.append(_caddy(at, settings, base))
-    return [*found, _guard(at, settings, {**base, **operator_settings(environ)})]
+    found.append(_guard(at, settings, {**base, **operator_settings(environ)}))
+    return [as_own_user(at, service, _reach(settings)) for service in found]
+
+
+def as_own_user(at: Place, service: Service, reach: list[str]) -> Service:
+    """With a user's number of its own, unless it needs root; the same at every start, another for every instance.
+
+    The numbers lie where neither accounts, containers nor services of the system have theirs.
+    """
+    if service.capabilities is None or service.name not in OWN_USERS:
+        return service
+    block = zlib.crc32(os.fsencode(at.directory)) % BLOCKS
+    return replace(service, user=FIRST_USER + block * BLOCK + OWN_USERS.index(service.name), reach=reach)
+
+
+def _reach(settings: Settings) -> list[str]:
+    """The programs and libraries that services run, and the files that settings name for them."""
+    code = [sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent), str(Path(__file__).parents[2])]
+    return list(dict.fromkeys([*code, *([settings.extra_ca_file] if settings.extra_ca_file else [])]))
 
 
 def operator_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -70,7 +115,9 @@ def _postgres(at: Place, base: dict[str, str]) -> Service:
     return Service(
         name="postgres",
         argv=[str(binaries.postgres("postgres")), "-D", str(at.database), "-k", str(at.run / "postgres")],
-        env=base,
+        # its sessions are worth less than itself: without it every session ends
+        env={**base, "PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE": "0"},
+        oom_score=-600,
         hidden=_others(at, "postgres"),
         unprivileged_user=True,
         stop_signal="INT",  # fast shutdown: sessions are ended, the data is checkpointed
@@ -115,8 +162,9 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             name="broker",
             argv=process("broker"),
             env=env,
-            secrets=["db-sfp_broker", "vault-private.pem", "audit-key", "broker-tls.pem"],
-            hidden=hidden,
+            secrets=["db-sfp_broker", "broker-key", "audit-key", "broker-tls.pem", *_SOURCE_FILES],
+            hidden=_others(at, "broker"),
+            inherit=list(KEY_VARIABLES) if settings.master_key_source == "environment" else [],
             priority=300,
         ),
         Service(
@@ -128,8 +176,10 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "valkey",
                 "cache-url",
                 "answer-key",
+                "provider-key",
                 "edge-key",
-                "vault-public.pem",
+                "vault-public",
+                "broker-key",
                 "audit-key",
                 "audit-public.pem",
                 "supabase-jwt-secret",
@@ -152,6 +202,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             env=env,
             secrets=["db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"],
             hidden=_others(at, "auditor"),
+            writes=[settings.audit_checkpoint_dir] if settings.audit_checkpoint_dir else [],
             priority=250,  # stops after everybody who writes entries
         ),
         Service(
@@ -159,6 +210,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             argv=process("dispatch"),
             env=env,
             capabilities=None,
+            oom_score=0,  # workers inherit it
             secrets=["db-sfp_dispatcher"],
             hidden=hidden,
             stop_seconds=DRAIN_SECONDS + 10,
@@ -192,19 +244,23 @@ def _others(at: Place, mine: str) -> list[str]:
     """Directories that only one service, or nobody but supervisord and the operator, has business with."""
     owners = {
         "postgres": at.database,
+        "broker": at.vault,
         "caddy": at.directory / "caddy",
         "auditor": at.directory / "audit",
         "api": at.signing,
         "": at.supervisor_socket.parent,
     }
-    return [str(path) for owner, path in owners.items() if owner != mine or not owner]
+    hidden = [str(path) for owner, path in owners.items() if owner != mine or not owner]
+    if mine in {"postgres", "cache", "caddy"}:  # what tasks were given and made
+        hidden += [str(at.directory / name) for name in ("artifacts", "tmp")]
+    return hidden
 
 
 def _guard(at: Place, settings: Settings, env: dict[str, str]) -> Service:
     """It may have to start the whole instance again, so it keeps what that needs."""
     script = str(Path(__file__).with_name("guard.py"))
     argv = [sys.executable, "-I", "-S", script, str(at.directory), str(settings.port), str(settings.api_port)]
-    return Service(name="guard", argv=argv, env=env, capabilities=None, priority=999)
+    return Service(name="guard", argv=argv, env=env, capabilities=None, oom_score=-600, priority=999)
 
 
 def python_environment(at: Place) -> dict[str, str]:

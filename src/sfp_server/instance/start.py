@@ -118,8 +118,10 @@ def _claim_ports(at: Place, base: Path, environ: Mapping[str, str], say: Callabl
 
 def _launch(at: Place, settings: Settings, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
     """Write every configuration file, start supervisord, and migrate before the services when needed."""
-    for name in ("logs", "tmp", "caddy"):
+    for name in ("logs", "tmp", "caddy", "artifacts", "audit"):
         make_directory(at.directory / name)
+    if not settings.checkpoint_directory.exists():
+        make_directory(settings.checkpoint_directory)
     run = ensure_run_directory(at)
     keys.drop_signing_keys(at, life=settings.access_token_minutes * 60, now=time.time())
     if settings.dispatchers_listen:

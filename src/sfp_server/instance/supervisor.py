@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfp_server.instance.keys import KEY_VARIABLES
 from sfp_server.instance.place import Place
 from sfp_server.instance.problem import InstanceError
 from sfp_server.instance.services import MARK, python_environment
@@ -107,7 +108,12 @@ def spawn(at: Place) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**python_environment(at), MARK: str(at.directory)},  # so that it counts as a leftover when it hangs
+        env={
+            **python_environment(at),
+            MARK: str(at.directory),  # so that it counts as a leftover when it hangs
+            # for the broker, where the vault's keys are kept in the environment; no other service gets them
+            **{name: os.environ[name] for name in KEY_VARIABLES if name in os.environ},
+        },
         check=False,
         timeout=30,
         cwd=at.directory,

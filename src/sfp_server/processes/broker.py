@@ -1,35 +1,46 @@
-"""The broker process: the only one that reads the vault's private key."""
+"""The broker process: the only one that reads the vault's private keys."""
 
 import asyncio
-import ctypes
 
-from sfp_server.credentials.broker import Broker
-from sfp_server.credentials.vault import Opener
+from sfp_server.credentials.broker import Broker, Listener
+from sfp_server.credentials.desk import Desk
+from sfp_server.credentials.keyring import KeyRing
+from sfp_server.credentials.leasing import Leasing
+from sfp_server.credentials.returns import Returns
+from sfp_server.credentials.sources.choose import key_source, value_sources
 from sfp_server.db.database import Database
+from sfp_server.outgoing import Outgoing
 from sfp_server.processes.signals import stop_signal, until_stopped
 from sfp_server.settings import Settings
-
-_PR_SET_DUMPABLE = 4
 
 
 async def run(settings: Settings) -> None:
     """Serve redemptions until SIGTERM."""
-    # Neither another process of this user nor a core dump may show what it decrypts.
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     stopping = stop_signal()
-    opener = Opener(settings.secret("vault-private.pem"))
+    outgoing = Outgoing.of(settings)
     async with Database(
         settings.role_url("sfp_broker"), application="sfp broker", size=4, audit_key=settings.audit_key()
     ) as database:
-        await until_stopped(stopping, _serve(Broker(database, opener), settings))
+        try:
+            await until_stopped(stopping, _serve(settings, database, outgoing))
+        finally:
+            await outgoing.close()
 
 
-async def _serve(broker: Broker, settings: Settings) -> None:
-    """For workers of this machine, and of others where there are any."""
+async def _serve(settings: Settings, database: Database, outgoing: Outgoing) -> None:
+    """For workers of this machine, and of others where there are any; and for the API."""
+    key, sources = settings.secret("broker-key"), value_sources(settings, outgoing)
+    keys = KeyRing(key_source(settings, outgoing), database, vouching=key.encode())
+    workers = Listener(Broker(keys, Leasing(database, sources)).answer)
+    desk = Listener(Desk(database=database, keys=keys, key=key).answer)
     async with asyncio.TaskGroup() as group:
-        group.create_task(broker.serve(settings.broker_socket))
+        group.create_task(keys.run())
+        group.create_task(workers.serve(settings.broker_socket))
+        group.create_task(desk.serve(settings.broker_desk))
+        if sources:
+            group.create_task(Returns(database, sources).run())
         if settings.listen_address() is not None:
             from sfp_server.remote.tls import serving  # 3 MB that an instance without other machines does without
 
             tls = serving(str(settings.secret_file("broker-tls.pem")))
-            group.create_task(broker.serve(settings.remote_broker_socket, tls=tls))
+            group.create_task(workers.serve(settings.remote_broker_socket, tls=tls))

@@ -46,7 +46,7 @@ class Kind(Generic[Data]):
     queue: Queue = Queue.NORMAL
     network: Network = Network.NONE
     #: kinds of credential it can be given
-    credentials: tuple[str, ...] = ("secret",)
+    credentials: tuple[str, ...] = ("secret", "integration")
     #: what a dispatcher's machine must have beside a runtime, by name; its tasks go nowhere else
     toolchain: str | None = None
     #: None: the instance's default

@@ -11,6 +11,7 @@ import msgspec
 
 from sfp_server.actor import Actor
 from sfp_server.audit import service as audit
+from sfp_server.credentials.integrations import require_integrations
 from sfp_server.credentials.service import require_secrets
 from sfp_server.db.database import Row, Tx
 from sfp_server.db.queries import load
@@ -29,7 +30,7 @@ from sfp_server.settings import Settings
 from sfp_server.tasks.kind import Kind, Kinds
 from sfp_server.tasks.model import OTHERS, Status
 from sfp_server.tasks.recurrence import rhythm_of
-from sfp_server.tasks.wire import LimitsBody, RecurrenceConfig, SecretCredential, SubmitTask
+from sfp_server.tasks.wire import LimitsBody, RecurrenceConfig, SalesforceCredential, SubmitTask
 from sfp_server.web.wire import convert
 
 SQL = load("sfp_server.tasks", "tasks.sql")
@@ -65,8 +66,8 @@ def check(body: SubmitTask, kinds: Kinds, settings: Settings, *, at: str = "") -
         )
     _check_limits(body.limits, settings, at=at)
     for number, credential in enumerate(body.credentials):
-        if not isinstance(credential, SecretCredential):
-            raise _impossible(f"{at}credentials[{number}]", "this release leases credentials of type secret only")
+        if isinstance(credential, SalesforceCredential):
+            raise _impossible(f"{at}credentials[{number}]", "this release leases no credentials of type salesforce")
     return Submission(body=body, kind=kind, data=convert(body.data, kind.data, at=f"{at}data"), at=at)
 
 
@@ -112,8 +113,7 @@ class _Stored:
 
 async def _stored(tx: Tx, actor: Actor, submission: Submission, settings: Settings, request_id: str) -> _Stored:
     body, kind, at = submission.body, submission.kind, submission.at
-    secrets = [item.name for item in body.credentials if isinstance(item, SecretCredential)]
-    await require_secrets(tx, secrets, at=f"{at}credentials")
+    await _require_credentials(tx, msgspec.to_builtins(body.credentials), at=f"{at}credentials")
     for artifact_id in kind.inputs(submission.data):
         if await tx.one(SQL["get_artifact"], artifact_id) is None:
             raise _impossible(f"{at}data", f"there is no artifact {artifact_id}")
@@ -144,6 +144,13 @@ async def _stored(tx: Tx, actor: Actor, submission: Submission, settings: Settin
         body.toolchain or kind.toolchain,
     )
     return _Stored(values=values, first_run=first_run)
+
+
+async def _require_credentials(tx: Tx, declared: Sequence[Mapping[str, Any]], *, at: str) -> None:
+    """Raises UnknownSecret, UnknownIntegration for what the team does not have."""
+    await require_secrets(tx, [item["name"] for item in declared if item["type"] == "secret"], at=at)
+    integrations = [(item["provider"], item.get("project")) for item in declared if item["type"] == "integration"]
+    await require_integrations(tx, integrations, at=at)
 
 
 async def _add_schedule(tx: Tx, row: Row, body: SubmitTask, stored: _Stored) -> None:
@@ -203,8 +210,7 @@ async def retry(tx: Tx, actor: Actor, task_id: UUID, *, request_id: str) -> Row:
         raise NotFinished(f"the task is {old['status']}; it can be retried when it has ended")
     if old["created_by"] != actor.label and OTHERS not in actor.scopes:
         raise Forbidden("only an owner or an application may retry somebody else's task")
-    secrets = [item["name"] for item in old["credentials"] if item["type"] == "secret"]
-    await require_secrets(tx, secrets, at="credentials")
+    await _require_credentials(tx, old["credentials"], at="credentials")
     row = await tx.one(SQL["copy"], task_id, actor.label, actor.name, request_id)
     assert row is not None  # `result` found it
     return row

@@ -28,6 +28,7 @@ from sfp_server.errors import (
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
+    VersionConflict,
 )
 from sfp_server.web.asgi import Scope
 
@@ -85,6 +86,8 @@ class Problem(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
     code: str
     request_id: str
     errors: list[FieldProblem]
+    #: of what the request thought to be at another version
+    current_version: int | None = None
     #: for OAuth clients (RFC 6749, 5.2), where the error is one that they know
     error: str = ""
     #: for clients of the original product
@@ -104,6 +107,7 @@ def describe(error: SfpError, *, instance: str, request_id: str, known: bool) ->
         code=error.code,
         request_id=request_id,
         errors=[FieldProblem(path=wrong.path, message=wrong.message) for wrong in error.errors],
+        current_version=error.current_version if isinstance(error, VersionConflict) else None,
         error=error.code if isinstance(error, OAuthError) else "",
         status_code=error.status,
         message=detail,
@@ -138,15 +142,29 @@ def _expected(request: Request[Any, Any, Any], error: SfpError) -> Response[byte
     return respond(request, error)
 
 
-def _of_framework(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Litestar's own errors: routing, parameters, sizes."""
+def of_framework(request: Request[Any, Any, Any], error: HTTPException) -> SfpError:
+    """Litestar's own errors (routing, parameters, sizes) as ours."""
     if isinstance(error, ValidationException):
-        return respond(request, _invalid(error))
+        return _invalid(error)
     kind = _BY_STATUS.get(error.status_code)
-    if kind is None:
-        return _bug(request, error)
+    return logged_bug(request, error) if kind is None else kind(_GENERAL.get(kind.status, kind.title.lower()))
+
+
+def logged_bug(request: Request[Any, Any, Any], error: Exception) -> Bug:
+    """What is said of anything unexpected, once it is in the log."""
+    _log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
+    return Bug("an unexpected error; the log has it under this request id")
+
+
+def of_database(error: Violation) -> Conflict:
+    """A constraint that no use case translated still is a conflict; which one is for the log only."""
+    _log.warning("untranslated constraint", constraint=error.constraint, exc_info=error)
+    return Conflict("this clashes with the present state")
+
+
+def _of_framework(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     allowed = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
-    return respond(request, kind(_GENERAL.get(kind.status, kind.title.lower())), allowed)
+    return respond(request, of_framework(request, error), allowed)
 
 
 def _invalid(error: ValidationException) -> Malformed:
@@ -173,14 +191,11 @@ def _wire_name(name: str) -> str:
 
 
 def _of_database(request: Request[Any, Any, Any], error: Violation) -> Response[bytes]:
-    """A constraint that no use case translated still is a conflict; which one is for the log only."""
-    _log.warning("untranslated constraint", constraint=error.constraint, exc_info=error)
-    return respond(request, Conflict("this clashes with the present state"))
+    return respond(request, of_database(error))
 
 
 def _bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    _log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
-    return respond(request, Bug("an unexpected error; the log has it under this request id"))
+    return respond(request, logged_bug(request, error))
 
 
 HANDLERS: Mapping[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Response[bytes]]] = {

@@ -437,17 +437,16 @@ CREATE INDEX idempotency_keys_by_age ON idempotency_keys (team_id, created_at);
 
 --------------------------------------------------------------------------------------------- credentials
 
+-- The name of a secret and its version in use; the sealed values are in `secret_versions` (`20261124000010_vault.sql`).
 CREATE TABLE secrets (
   id          uuid PRIMARY KEY DEFAULT uuid7(),
   team_id     uuid NOT NULL REFERENCES teams ON DELETE CASCADE,
   name        text NOT NULL CONSTRAINT secrets_name CHECK (name ~ '^[A-Za-z_][A-Za-z0-9_.-]{0,127}$'),
   version     int NOT NULL DEFAULT 1,
-  key_version int NOT NULL,
-  sealed_key  bytea NOT NULL,
-  ciphertext  bytea NOT NULL,
   created_by  text NOT NULL,
   created_at  timestamptz NOT NULL DEFAULT now(),
   updated_at  timestamptz NOT NULL DEFAULT now(),
+  UNIQUE (team_id, id),
   CONSTRAINT secrets_name_unique UNIQUE (team_id, name)
 );
 
@@ -474,8 +473,14 @@ CREATE TABLE leases (
   version    int NOT NULL,
   leased_at  timestamptz NOT NULL DEFAULT now(),
   ended_at   timestamptz,
+  -- the lease at an external source, and when it was given back there
+  source     text,
+  source_id  text,
+  revoked_at timestamptz,
   FOREIGN KEY (team_id, task_id) REFERENCES tasks (team_id, id) ON DELETE CASCADE
 );
+CREATE INDEX leases_to_revoke ON leases (id) WHERE ended_at IS NOT NULL AND source_id IS NOT NULL AND revoked_at IS NULL;
+CREATE INDEX leases_open ON leases (team_id, id) WHERE ended_at IS NULL;
 CREATE INDEX leases_by_task ON leases (task_id, attempt);
 
 CREATE TABLE audit_log (
@@ -573,9 +578,7 @@ GRANT SELECT ON attempts, queues, dispatchers, leases, held_keys TO sfp_api;
 GRANT UPDATE ON queues TO sfp_api;
 GRANT SELECT, INSERT, DELETE ON artifacts TO sfp_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_keys TO sfp_api;
--- A stored secret can be replaced but not read back: no SELECT on what is sealed.
-GRANT SELECT (id, team_id, name, version, key_version, created_by, created_at, updated_at), INSERT, DELETE,
-      UPDATE (version, key_version, sealed_key, ciphertext, created_by, updated_at) ON secrets TO sfp_api;
+GRANT SELECT, INSERT, DELETE, UPDATE (version, updated_at) ON secrets TO sfp_api;
 GRANT SELECT, INSERT ON audit_log TO sfp_api;
 
 GRANT SELECT, UPDATE ON queues TO sfp_dispatcher;
@@ -600,7 +603,7 @@ GRANT SELECT (id, enrolment) ON dispatchers TO sfp_broker;
 GRANT SELECT (id, public_key) ON enrolments TO sfp_broker;
 GRANT SELECT (id, name, slots, created_at) ON enrolments TO sfp_api, sfp_dispatcher;
 GRANT SELECT (id, team_id, attempt, status, credentials, created_by) ON tasks TO sfp_broker;
-GRANT SELECT ON secrets TO sfp_broker;
+GRANT SELECT (id, team_id, name, version) ON secrets TO sfp_broker;
 GRANT INSERT ON leases, audit_log TO sfp_broker;
 
 GRANT SELECT ON events, channels TO sfp_deliverer;

@@ -369,8 +369,9 @@ DECLARE
 BEGIN
   FOR of_task, of_team IN SELECT id, team_id FROM tasks WHERE id = ANY (of_tasks) ORDER BY id LOOP
     PERFORM set_config('sfp.team_id', of_team::text, true);
-    UPDATE leases SET ended_at = now() WHERE task_id = of_task AND ended_at IS NULL;
+    -- The ticket first: a draw that is under way holds its row, and we wait until its leases are there to be ended.
     DELETE FROM worker_tickets WHERE task_id = of_task;
+    UPDATE leases SET ended_at = now() WHERE task_id = of_task AND ended_at IS NULL;
   END LOOP;
 END $$;
 
