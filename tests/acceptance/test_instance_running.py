@@ -1,5 +1,6 @@
 """A running instance: private, reachable as promised, and honest about why it cannot start."""
 
+import json
 import os
 import socket
 import ssl
@@ -285,3 +286,18 @@ def test_a_service_that_keeps_dying_is_told_and_nothing_stays(spare: Instance):
     assert done.returncode == 1
     assert "postgres keeps dying" in done.stderr
     assert supervisor.leftovers(spare.place) == []
+
+
+def test_doctor_lists_weaknesses_with_what_to_do_and_no_secret(healthy):
+    done = healthy.run("doctor", "--security", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    weak = [finding for finding in findings.values() if finding["state"] != "fine"]
+    assert done.returncode == (1 if weak else 0)
+    assert all(finding["detail"] and finding["mend"] for finding in weak)
+    assert findings["TLS"]["state"] == "warning"  # its own authority
+    assert findings["egress.allow"]["state"] == "warning"
+    assert findings["file modes"]["state"] == "fine"
+    assert findings["long tokens"]["state"] == "fine"  # so the database was asked
+    assert os.geteuid() != 0 or findings["users"]["state"] == "fine"
+    secrets = [path.read_text().strip() for path in healthy.place.secrets.iterdir() if path.is_file()]
+    assert [secret for secret in secrets if secret in done.stdout] == []

@@ -50,11 +50,14 @@ class World:
             artifact = (await client.post(f"{API}/artifacts?name=a", content=b"bytes")).json()
             token = (await client.post(f"{API}/application-tokens", json={"name": "ci"})).json()
             await client.put(f"{API}/secrets/known", json={"value": "value"})
+            await client.post(f"{API}/users", json={"email": "other@acme.example", "role": "owner"})
         self.names = {
             "task_id": [task, gone],
             "artifact_id": [next(value for key, value in artifact.items() if key.lower().endswith("id"))],
             "token_id": [token["id"]],
             "name": ["known", "batch"],
+            "slug": ["acme"],
+            "email": ["other@acme.example"],
         }
 
     async def caller(self, who: str) -> str | None:

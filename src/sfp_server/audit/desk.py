@@ -1,8 +1,8 @@
 """The auditor's desk: a unix socket where the API asks for a receipt or a verification.
 
-One line of JSON each way: `{"receipt": {"team", "task"}}`, or `{"verify": {"team", "run", "wait"}}`; the answer is
-`{"answer": …}` or `{"error": {"code", "message"}}`. The auditor reads by itself what it signs, so that a taken-over API
-gets no signature for something that is not in the database.
+One line of JSON each way: `{"receipt": {"team", "task"}}`, `{"verify": {"team", "run", "wait"}}` or `{"state": {}}`;
+the answer is `{"answer": …}` or `{"error": {"code", "message"}}`. The auditor reads by itself what it signs, so that a
+taken-over API gets no signature for something that is not in the database.
 
 A verification goes on when nobody waits for it any more: `run` names it, and asking again with that name waits on.
 """
@@ -26,8 +26,9 @@ from sfp_proof.checkpoint import Checkpoints, files_at, read
 from sfp_proof.keys import KeyRing
 from sfp_server.audit.receipt import compose
 from sfp_server.audit.sealer import Sealer
+from sfp_server.audit.service import SQL
 from sfp_server.audit.signer import Signer
-from sfp_server.audit.verifying import verify
+from sfp_server.audit.verifying import PATIENCE, verify
 from sfp_server.db.database import Database
 from sfp_server.errors import SfpError
 
@@ -51,9 +52,14 @@ class _AskVerify(msgspec.Struct, forbid_unknown_fields=True):
     wait: float
 
 
+class _AskState(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
 class _Request(msgspec.Struct, forbid_unknown_fields=True):
     receipt: _AskReceipt | None = None
     verify: _AskVerify | None = None
+    state: _AskState | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,6 +123,8 @@ class Desk:
                 return {"answer": await self._receipt(request.receipt)}
             if request.verify is not None:
                 return {"answer": await self._verified(request.verify)}
+            if request.state is not None:
+                return {"answer": await self._state()}
         except SfpError as error:
             return {"error": {"code": error.code, "message": str(error)}}
         except msgspec.DecodeError:
@@ -136,6 +144,13 @@ class Desk:
             signed_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         return self._signer.receipt(document)
+
+    async def _state(self) -> dict[str, Any]:
+        """How far the trail has come, what waits, and whether something waits for too long."""
+        async with self._database.serving() as tx:
+            row = await tx.one(SQL["waiting"], None, PATIENCE)
+        assert row is not None  # an aggregate
+        return {"entries": self._sealer.head.seq, "waiting": row["entries"], "late": row["too_long"]}
 
     async def _verified(self, asked: _AskVerify) -> dict[str, Any]:
         """The report, or how far it has come after `wait` seconds."""

@@ -12,7 +12,7 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from sfp_server.actor import Actor, Role
 from sfp_server.db.database import Database
 from sfp_server.db.queries import load
-from sfp_server.errors import Forbidden
+from sfp_server.errors import Conflict, Forbidden, LastOwner, TeamNotEmpty
 from sfp_server.identity import teams
 from sfp_server.identity.attempts import normal_email
 from sfp_server.identity.model import Scope
@@ -85,7 +85,7 @@ async def list_teams(actor: NamedDependency[Actor], db: NamedDependency[Database
         return Page(items=[TeamRow(**row) for row in await tx.all(teams.SQL["own_teams"], actor.id)])
 
 
-@post("/teams", opt={"scope": "teams:manage", "anywhere": True})
+@post("/teams", opt={"scope": "teams:manage", "anywhere": True, "errors": (Conflict,)})
 async def create_team(
     data: JSONBody[CreateTeam], request: ApiRequest, actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> Response[TeamRow]:
@@ -100,7 +100,11 @@ async def create_team(
     return made.response()
 
 
-@delete("/teams/{slug:str}", opt={"scope": "teams:manage", "team": "path"}, status_code=200)
+@delete(
+    "/teams/{slug:str}",
+    opt={"scope": "teams:manage", "team": "path", "errors": (TeamNotEmpty,)},
+    status_code=200,
+)
 async def delete_team(slug: FromPath[str], actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Done:
     """End a team that has nothing and nobody else any more; not the last one."""
     del slug  # the guard has made it the actor's team
@@ -123,7 +127,7 @@ async def list_members(
     return Members(members=[_row(member) for member in found], total=total)
 
 
-@post("/teams/{slug:str}/members", opt={"scope": "teams:manage", "team": "path"})
+@post("/teams/{slug:str}/members", opt={"scope": "teams:manage", "team": "path", "errors": (LastOwner,)})
 async def add_member(
     slug: FromPath[str],
     data: JSONBody[AddMember],
@@ -143,7 +147,10 @@ async def add_member(
     return made.response()
 
 
-@put("/teams/{slug:str}/members/{email:str}/role", opt={"scope": "teams:manage", "team": "path"})
+@put(
+    "/teams/{slug:str}/members/{email:str}/role",
+    opt={"scope": "teams:manage", "team": "path", "errors": (LastOwner,)},
+)
 async def set_role(
     slug: FromPath[str],
     email: FromPath[str],
@@ -157,7 +164,11 @@ async def set_role(
         return _row(await teams.set_role(tx, actor, normal_email(email), Role(data.role)))
 
 
-@delete("/teams/{slug:str}/members/{email:str}", opt={"scope": "teams:read", "team": "path"}, status_code=200)
+@delete(
+    "/teams/{slug:str}/members/{email:str}",
+    opt={"scope": "teams:read", "team": "path", "errors": (LastOwner,)},
+    status_code=200,
+)
 async def remove_member(
     slug: FromPath[str], email: FromPath[str], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> Done:

@@ -12,7 +12,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from sfp_server.actor import Actor, Role
 from sfp_server.db.database import Database
 from sfp_server.db.queries import load
-from sfp_server.errors import Forbidden, NotFound
+from sfp_server.errors import Forbidden, LastOwner, NotFound
 from sfp_server.identity import teams, users
 from sfp_server.identity.attempts import normal_email
 from sfp_server.identity.authenticate import Authenticator
@@ -102,7 +102,7 @@ async def get_user(email: FromPath[str], actor: NamedDependency[Actor], db: Name
         return _answer(await teams.member(tx, address), own)
 
 
-@post("/users", opt={"scope": "users:manage", "anywhere": True})
+@post("/users", opt={"scope": "users:manage", "anywhere": True, "errors": (LastOwner,)})
 async def add_user(
     data: JSONBody[AddUser],
     request: ApiRequest,
@@ -141,7 +141,7 @@ async def add_user(
     return made.response()
 
 
-@put("/users/{email:str}", opt={"scope": "users:self"})
+@put("/users/{email:str}", opt={"scope": "users:self", "errors": (LastOwner,)})
 async def change_user(
     email: FromPath[str], data: JSONBody[ChangeUser], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> UserAnswer:
@@ -161,7 +161,7 @@ async def change_user(
     return await _oneself(db, actor)
 
 
-@delete("/users", opt={"scope": "users:manage"}, status_code=200)
+@delete("/users", opt={"scope": "users:manage", "errors": (LastOwner,)}, status_code=200)
 async def remove_user(data: JSONBody[RemoveUser], actor: NamedDependency[Actor], db: NamedDependency[Database]) -> Done:
     """Take a user out of the team, and away altogether when it was in no other: all its sessions end."""
     async with db.transaction(actor) as tx:

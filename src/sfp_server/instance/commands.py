@@ -209,18 +209,29 @@ def migrate(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) 
     output.show(value, as_json=as_json, text=f"the schema of {tenant} is current")
 
 
-def doctor(tenant: Tenant, *, base_dir: BaseDir = BASE, as_json: Json = False) -> None:
-    """Find what is wrong with this machine or instance, and say how to mend it."""
+def doctor(
+    tenant: Tenant,
+    *,
+    security: Annotated[bool, typer.Option("--security", help="What is weaker than recommended instead.")] = False,
+    base_dir: BaseDir = BASE,
+    as_json: Json = False,
+) -> None:
+    """Find what is wrong with this machine or instance, and say how to mend it. Exit 1: something is.
+
+    Example: sfp-server doctor -t acme --security
+    """
     from sfp_server.instance import doctor as examining
-    from sfp_server.instance import place
+    from sfp_server.instance import place, weaknesses
 
     with told():
-        findings = examining.examine(place.existing(base_dir, tenant), os.environ)
+        look = weaknesses.examine if security else examining.examine
+        findings = look(place.existing(base_dir, tenant), os.environ)
     if as_json:
         output.show([finding.as_json() for finding in findings], as_json=True)
     else:
         examining.show(findings)
-    if any(finding.state == "broken" for finding in findings):
+    wrong = {"broken", "warning"} if security else {"broken"}
+    if any(finding.state in wrong for finding in findings):
         raise typer.Exit(1)
 
 

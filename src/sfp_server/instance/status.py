@@ -118,6 +118,8 @@ def _health(at: Place, settings: Settings, name: str, dispatcher: dict[str, Any]
             return _reachable(at.run / "valkey.sock")
         case "broker":
             return _reachable(settings.broker_socket)
+        case "auditor":
+            return _auditor(settings.auditor_socket)
         case "caddy":
             return "healthy" if edge.answers(at, settings) else "unhealthy"
         case _:
@@ -132,6 +134,19 @@ def _reachable(path: Path) -> str:
         except OSError:
             return "unhealthy"
     return "healthy"
+
+
+def _auditor(path: Path) -> str:
+    """degraded: entries of the audit trail wait for their seals for longer than a minute."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(str(path))
+            probe.sendall(b'{"state": {}}\n')
+            answer = json.loads(probe.makefile().readline())
+            return "degraded" if answer["answer"]["late"] else "healthy"
+        except (OSError, ValueError, KeyError):
+            return "unhealthy"
 
 
 def _quick_restarts(at: Place, process: str) -> int:
