@@ -16,6 +16,7 @@ from sfp_server.web import logs
 from sfp_server.web.logfields import FIELDS
 
 PLANTED = "planted-s3cret"
+TWO_LINES = f"x\n{PLANTED}"
 SOURCES = sorted(Path("src/sfp_server").rglob("*.py"))
 
 
@@ -66,7 +67,7 @@ def test_a_field_that_nobody_allowed_is_dropped_and_named(written):
         lambda log: log.error("x", exc_info=caused(Conflict("known"), KeyError(PLANTED))),
         lambda log: log.error("x", exc_info=ExceptionGroup(PLANTED, [raised(RuntimeError(PLANTED))])),
         lambda _: logging.getLogger("library").warning("request to %s failed", PLANTED),
-        lambda _: logging.getLogger("library").error("x\n%s" % PLANTED),
+        lambda _: logging.getLogger("library").error(TWO_LINES),
         lambda _: logging.getLogger("library").error(ValueError(PLANTED)),
         lambda _: logging.getLogger("library").error("x", exc_info=raised(ValueError(PLANTED))),
     ],
