@@ -29,6 +29,16 @@ class Auth:
         body = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         return cast("TokenPair", self._transport.json("POST", "/auth/token", body=body, anonymous=True))
 
+    def redeem(self, code: str, verifier: str, redirect_uri: str) -> TokenPair:
+        """Tokens for the code that a sign-in in the browser came back with. Raises NotSignedIn."""
+        body = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "code_verifier": verifier,
+            "redirect_uri": redirect_uri,
+        }
+        return cast("TokenPair", self._transport.json("POST", "/auth/token", body=body, anonymous=True))
+
     def begin_device(self) -> DeviceCodes:
         """Begin a sign-in without a browser (RFC 8628): show `verification_uri` and `user_code` to the user."""
         return cast("DeviceCodes", self._transport.json("POST", "/auth/device/code", body={}, anonymous=True))
@@ -216,6 +226,10 @@ class Health:
     def about(self) -> dict[str, Any]:
         """Name and versions; public."""
         return self._transport.json("GET", "", anonymous=True)
+
+    def configuration(self) -> dict[str, Any]:
+        """What a client needs to know before it signs in: identity providers, who may use a password; public."""
+        return self._transport.json("GET", "/config", anonymous=True)
 
     def ping(self) -> dict[str, Any]:
         """Public."""
