@@ -22,6 +22,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from litestar import Litestar, Request, Router
 from litestar.di import Provide
@@ -167,7 +168,7 @@ def create_app(settings: Settings) -> Litestar:
     dependencies["actor"] = Provide(_actor, sync_to_thread=False)
     documented: list[ControllerRouterHandler] = [*health.ROUTES, Router("/sfp/api", route_handlers=API_ROUTES)]
     dependencies["api_document"] = _provide(openapi.ApiDocument(documented, list(dependencies), version=VERSION))
-    origins = Origins.of(settings.domain, settings.allowed_origins())
+    origins = Origins.of({settings.domain, _name_of(settings.origin)}, settings.allowed_origins())
     guard = Guard(
         authenticate=authenticator.actor, limiter=limiter, origins=origins, actor_limit=settings.actor_rate_limit
     )
@@ -205,6 +206,10 @@ def _methods(outgoing: Outgoing, issuers: Issuers, saml: Saml) -> dict[ProviderK
         ProviderKind.GITHUB: GitHub(outgoing),
         ProviderKind.SAML: saml,
     }
+
+
+def _name_of(origin: str) -> str:
+    return urlsplit(origin).hostname or ""
 
 
 def _provide(value: Any) -> Provide:

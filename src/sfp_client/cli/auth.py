@@ -12,6 +12,8 @@ from sfp_client.cli.command import Session, command, group
 
 if TYPE_CHECKING:
     from sfp_client.cli.keep import Account
+    from sfp_client.client import Client
+    from sfp_client.shapes import TokenPair
 
 app = group("Sign in and out; see who you are.")
 
@@ -21,32 +23,63 @@ app = group("Sign in and out; see who you are.")
     "login",
     examples=[
         "sfp-server auth login --email admin@acme.local",
+        "sfp-server auth login --provider github",
+        "sfp-server auth login --no-browser",
         "sfp-server auth login --sfp-server-url https://sfp.example -e me@example.org --password-stdin < password.txt",
     ],
 )
 def login(
     session: Session,
     *,
+    provider: Annotated[
+        str | None, typer.Option("--provider", metavar="NAME", help="Sign in in the browser, through this provider.")
+    ] = None,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Sign in with a code, on any device that has a browser.")
+    ] = False,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
 ) -> None:
-    """Sign in with e-mail and password, and stay signed in on this machine.
+    """Sign in, and stay signed in on this machine: with a password, in the browser, or with a code.
 
-    The password comes from --password-stdin, from SFP_SERVER_PASSWORD, or from a prompt; never from an argument.
+    The password comes from --password-stdin, from SFP_SERVER_PASSWORD, or from a prompt; never from an argument. Where
+    the server takes no passwords, the browser opens.
     """
-    from sfp_client.cli.keep import Account, SignIns
+    from sfp_client.cli import sign_in
+
+    if no_browser and provider is not None:
+        output.fail("--provider opens a browser: leave --no-browser out", code=output.USAGE)
+    target = session.target()
+    with session.client_of(target, None) as client:
+        if no_browser:
+            pair = sign_in.by_device(client)
+        elif provider is not None or (
+            not sign_in.password_given(os.environ, from_stdin=password_stdin) and sign_in.wants_browser(client)
+        ):
+            pair = sign_in.by_browser(client, provider, os.environ)
+        else:
+            pair = _by_password(session, client, target, from_stdin=password_stdin)
+    _keep(session, target, client.url, pair)
+
+
+def _by_password(session: Session, client: "Client", target: config.Target, *, from_stdin: bool) -> "TokenPair":
+    """Ends the command when the server does not know the pair."""
     from sfp_client.errors import NotSignedIn
 
-    target = session.target()
     email = session.flags.email or target.email or _ask("E-mail", "give --email or set SFP_SERVER_USER")
-    password = _password(from_stdin=password_stdin)
-    with session.client_of(target, None) as client:
-        try:
-            pair = client.auth.login(email, password)
-        except NotSignedIn as error:
-            detail = {"code": error.code, "status": error.status, "requestId": error.request_id}
-            message = f"{client.url} does not know this e-mail and password: check both and try again"
-            raise output.Failure(message, code=output.NOT_SIGNED_IN, detail=detail) from error
-        url = client.url
+    try:
+        return client.auth.login(email, _password(from_stdin=from_stdin))
+    except NotSignedIn as error:
+        detail = {"code": error.code, "status": error.status, "requestId": error.request_id}
+        message = f"{client.url} does not know this e-mail and password: check both and try again"
+        raise output.Failure(message, code=output.NOT_SIGNED_IN, detail=detail) from error
+
+
+def _keep(session: Session, target: config.Target, url: str, pair: "TokenPair") -> None:
+    """Store a new sign-in, and tell whose it is: the server's word, whatever was asked for."""
+    from sfp_client.cli.keep import Account, SignIns
+
+    user = pair.get("user", {})
+    email = str(user.get("email") or session.flags.email or target.email)
     account = Account(
         url=url,
         email=email,
@@ -56,7 +89,7 @@ def login(
     )
     kept = SignIns(os.environ).keep(account, pair)
     config.remember(os.environ, server_url=url, server_email=email)
-    value = {"url": url, "email": email, "keptIn": kept.kept_in, "role": pair.get("user", {}).get("role")}
+    value = {"url": url, "email": email, "keptIn": kept.kept_in, "role": user.get("role")}
     session.show(value, f"signed in as {email} at {url}")
 
 
