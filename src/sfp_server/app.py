@@ -41,10 +41,10 @@ from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
+from sfp_server.identity import device_page, session_routes, sign_in_page
 from sfp_server.identity import device_routes as device
 from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
-from sfp_server.identity import session_routes, sign_in_page
 from sfp_server.identity import sign_in_routes as sign_in
 from sfp_server.identity import team_routes as teams
 from sfp_server.identity import user_routes as users
@@ -60,6 +60,10 @@ from sfp_server.identity.keyset import KeySet
 from sfp_server.identity.openid import OpenId
 from sfp_server.identity.passwords import Passwords
 from sfp_server.identity.providers import Providers
+from sfp_server.identity.saml import routes as saml_routes
+from sfp_server.identity.saml.keep import Keep
+from sfp_server.identity.saml.room import XmlRoom
+from sfp_server.identity.saml.service import Saml
 from sfp_server.identity.seal import AnswerSeal, ProviderSeal
 from sfp_server.identity.sessions import Sessions
 from sfp_server.identity.trusted import Trusted
@@ -89,6 +93,8 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *sign_in_page.ROUTES,
     *session_routes.ROUTES,
     *device.ROUTES,
+    *device_page.ROUTES,
+    *saml_routes.ROUTES,
     *users.ROUTES,
     *teams.ROUTES,
     *tasks.ROUTES,
@@ -129,6 +135,7 @@ def create_app(settings: Settings) -> Litestar:
         passwords_for=settings.password_login,
         renewal_key=answer_key,
     )
+    saml = Saml(origin=settings.origin, outgoing=outgoing, room=XmlRoom(), keep=Keep(db))
     provided: dict[str, Any] = {
         "db": db,
         "settings": settings,
@@ -140,7 +147,8 @@ def create_app(settings: Settings) -> Litestar:
         "outgoing": outgoing,
         "issuers": issuers,
         "trusted": trusted,
-        "providers": Providers(db, ProviderSeal(settings.secret("provider-key")), _methods(outgoing, issuers)),
+        "providers": Providers(db, ProviderSeal(settings.secret("provider-key")), _methods(outgoing, issuers, saml)),
+        "saml": saml,
         "flows": Flows(db, sessions),
         "browsers": Browsers(db, sessions, settings),
         "passwords": passwords,
@@ -190,9 +198,13 @@ def _public_keys(settings: Settings) -> PublicKeys:
     )
 
 
-def _methods(outgoing: Outgoing, issuers: Issuers) -> dict[ProviderKind, Method]:
+def _methods(outgoing: Outgoing, issuers: Issuers, saml: Saml) -> dict[ProviderKind, Method]:
     """How each kind of identity provider signs people in."""
-    return {ProviderKind.OIDC: OpenId(outgoing, issuers), ProviderKind.GITHUB: GitHub(outgoing)}
+    return {
+        ProviderKind.OIDC: OpenId(outgoing, issuers),
+        ProviderKind.GITHUB: GitHub(outgoing),
+        ProviderKind.SAML: saml,
+    }
 
 
 def _provide(value: Any) -> Provide:

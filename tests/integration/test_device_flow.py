@@ -150,6 +150,15 @@ async def test_guesses_of_the_user_code_are_slowed_down(api):
     assert (slowed.status_code, slowed.json()["code"]) == (429, "too_many_requests")
 
 
+async def test_a_right_code_in_between_does_not_give_more_guesses(api):
+    token = await api.owner()
+    for number in range(5):
+        own = (await ask(api))["user_code"]
+        assert (await decide(api, token, own, "deny", address=f"203.0.113.{number}")).status_code == 200
+        assert (await decide(api, token, "BCDF-GHJK", address=f"203.0.113.{number}")).status_code == 404
+    assert (await decide(api, token, "BCDF-GHJK", address="203.0.113.99")).status_code == 429
+
+
 async def test_guesses_of_many_users_at_one_address_are_slowed_down(api):
     await api.owner()
     tokens = [await api.member(f"m{number}@acme.example") for number in range(6)]

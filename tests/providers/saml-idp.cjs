@@ -1,15 +1,12 @@
-// A SAML identity provider for tests: Auth0's `samlp` behind a form that asks for an e-mail address.
-// Usage: node saml-idp.cjs KEY CERT [KEY2 CERT2]; prints its port. POST /control sets options of samlp, as JSON;
-// `keys: 1` signs with the second pair, `mapping: {…}` names the user's attributes, `fail: true` refuses the sign-in.
+// A SAML identity provider for tests: Auth0's `samlp` behind a form that asks for an account.
+// argv: port, {"pairs": [{"key": PEM, "cert": PEM}, …], "accounts": {account: {"name", "format"?, "claims"}}}.
+// POST /control sets what it does from then on: `pair` (which signs), `options` (of samlp), `asked` (what it takes from the
+// request instead: audience, recipient, …), `fail`, `metadata` (a text of its own).
 "use strict";
-const fs = require("fs");
 const http = require("http");
-const path = require("path");
-const samlp = require(require.resolve("samlp", { paths: [process.env.PROVIDER_MODULES || __dirname] }));
+const samlp = require("samlp");
 
-const files = process.argv.slice(2).map((name) => fs.readFileSync(path.resolve(name)));
-const pairs = [];
-for (let i = 0; i < files.length; i += 2) pairs.push({ key: files[i], cert: files[i + 1] });
+const [port, { pairs, accounts }] = [Number(process.argv[2]), JSON.parse(process.argv[3])];
 let control = {};
 
 function profileMapper(user) {
@@ -20,24 +17,15 @@ function profileMapper(user) {
 }
 profileMapper.prototype = { metadata: [] };
 
-function options(port) {
-  const pair = pairs[control.keys || 0];
+function options() {
   return {
-    issuer: `urn:test:idp:${port}`,
+    issuer: `http://127.0.0.1:${port}/metadata`,
     lifetimeInSeconds: 300,
     nameIdentifierFormat: "urn:oasis:names:tc:SAML:2.0:nameid-format:persistent",
-    ...pair,
+    ...pairs[control.pair || 0],
     ...control.options,
     profileMapper,
-    getUserFromRequest: (req) => ({
-      name: (control.mapping || {}).name || `id-of-${req.body.email}`,
-      format: (control.mapping || {}).format,
-      claims: (control.mapping || {}).claims || {
-        "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/emailaddress": req.body.email,
-        "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/givenname": "Ann",
-        "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/surname": "Archer",
-      },
-    }),
+    getUserFromRequest: (req) => accounts[req.body.login],
   };
 }
 
@@ -62,7 +50,7 @@ function dressed(req, res, url, body) {
   };
 }
 
-async function serve(req, res, port) {
+async function serve(req, res) {
   const url = new URL(req.url, `http://127.0.0.1:${port}`);
   const body = await parsed(req);
   dressed(req, res, url, body);
@@ -76,34 +64,34 @@ async function serve(req, res, port) {
   }
   if (url.pathname === "/metadata") {
     if (control.metadata !== undefined) return res.end(control.metadata);
-    const { issuer, cert } = options(port);
+    const { issuer, cert } = options();
     return samlp.metadata({ issuer, cert, profileMapper, redirectEndpointPath: "/saml", postEndpointPath: "/saml" })(req, res, failed);
   }
   if (url.pathname === "/saml" && req.method === "GET") {
     res.setHeader("Content-Type", "text/html");
-    return res.end('<form method="post"><input name="email"><button>Sign in</button></form>');
+    return res.end('<form method="post" action=""><input name="login"><button>Sign in</button></form>');
   }
   if (url.pathname === "/saml") {
     return samlp.parseRequest(req, {}, (error, asked) => {
       if (error) return failed(error);
-      const all = { ...options(port), recipient: asked.assertionConsumerServiceURL, destination: asked.assertionConsumerServiceURL };
       const consumer = asked.assertionConsumerServiceURL;
+      const all = { ...options(), recipient: consumer, destination: consumer, ...control.asked };
       if (control.fail) {
         const refusal = { ...all, inResponseTo: asked.id, RelayState: req.query.RelayState, error: { code: "urn:oasis:names:tc:SAML:2.0:status:AuthnFailed" } };
         return samlp.sendError({ ...refusal, getPostURL: (_req, done) => done(null, consumer) })(req, res, failed);
       }
-      const merged = { ...all, ...control.options, getPostURL: (_audience, _dom, _req, done) => done(null, consumer) };
-      return samlp.auth(merged)(req, res, failed);
+      return samlp.auth({ ...all, getPostURL: (_audience, _dom, _req, done) => done(null, consumer) })(req, res, failed);
     });
   }
   res.statusCode = 404;
   res.end();
 }
 
-const server = http.createServer((req, res) => {
-  serve(req, res, server.address().port).catch((error) => {
-    res.statusCode = 500;
-    res.end(String(error && error.stack));
-  });
-});
-server.listen(0, "127.0.0.1", () => console.log(server.address().port));
+http
+  .createServer((req, res) => {
+    serve(req, res).catch((error) => {
+      res.statusCode = 500;
+      res.end(String(error && error.stack));
+    });
+  })
+  .listen(port, "127.0.0.1", () => console.log("ready"));

@@ -53,6 +53,8 @@ class Operation:
     content: bytes | None = None
     #: answers that are right although they look like a refusal
     also: tuple[int, ...] = ()
+    #: is called by people who are made for it
+    ends_sessions: bool = False
     #: caller → status, where it is not as the scope says
     answers: dict[str, int] = field(default_factory=dict)
 
@@ -89,10 +91,10 @@ OPERATIONS = {
     # sign-in
     "POST ~/auth/admin/login": op(PUBLIC, {"email": "ann@acme.example", "password": "{password}"}),
     "POST ~/auth/token": op(PUBLIC, {"grant_type": "refresh_token", "refresh_token": "{refresh_token}"}),
-    "POST ~/auth/logout": op("users:self"),
+    "POST ~/auth/logout": op("users:self", ends_sessions=True),
     "GET ~/auth/.well-known/jwks.json": op(PUBLIC),
     "GET ~/auth/sessions": op("users:self"),
-    "DELETE ~/auth/sessions": op("users:self"),
+    "DELETE ~/auth/sessions": op("users:self", ends_sessions=True),
     "DELETE ~/auth/sessions/{session_id}": op("users:self", also=(404,)),
     "POST ~/auth/device/code": op(PUBLIC, {}),
     "POST ~/auth/device/token": op(PUBLIC, {"device_code": "unknown"}),
@@ -102,6 +104,10 @@ OPERATIONS = {
     "GET ~/auth/callback/{provider_id}": op(PUBLIC, also=(404,)),
     "GET ~/auth/continue": op(PUBLIC, query="action=frontdoorUrl&params=target%3DUAT"),
     "GET ~/auth/sign-in": op(PUBLIC),
+    "GET ~/auth/saml/{provider_id}/metadata": op(PUBLIC, also=(404,)),
+    "POST ~/auth/saml/{provider_id}/acs": op(PUBLIC, content=b"SAMLResponse=x", also=(404,)),
+    "GET ~/auth/device": op(PUBLIC),
+    "POST ~/auth/device": op(PUBLIC, content=b"csrf=unknown&user_code=x"),
     "GET ~/auth/sign-in/{provider_id}": op(PUBLIC, also=(404,)),
     "POST ~/auth/sign-in": op(PUBLIC, content=b"csrf=unknown"),
     "POST ~/auth/sign-out": op(PUBLIC, content=b"csrf=unknown", also=(403,)),

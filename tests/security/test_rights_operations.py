@@ -175,19 +175,20 @@ class World:
                 return self.with_scope.get(scope, self.tokens["application"])
             case "application_without_the_scope":
                 return self.without_scope.get(scope, self.tokens["application"])
-            case _ if key == "POST ~/auth/logout" and caller in PEOPLE:
-                return (await self.api.login(PEOPLE[caller])).json()["access_token"]
+            case _ if OPERATIONS[key].ends_sessions and caller != "application":
+                return await self._newcomer(caller)
             case _:
                 return self.tokens[caller]
 
-
-PEOPLE = {
-    "owner": "ann@acme.example",
-    "elsewhere": "ann@acme.example",
-    "member": "max@acme.example",
-    "nobody": "eve@none.example",
-    "foreign": "bob@beta.example",
-}
+    async def _newcomer(self, caller: str) -> str:
+        """A token of somebody new, who is what this caller is."""
+        address = f"n{next(self.things.numbers)}@x.example"
+        body = {"email": address, "password": PASSWORD, "role": "member" if caller == "member" else "owner"}
+        async with self.api.client(self.tokens["foreign" if caller == "foreign" else "owner"]) as client:
+            await client.post(f"{API}/users", json=body)
+            if caller == "nobody":
+                await client.delete(f"{API}/teams/acme/members/{address}")
+        return (await self.api.login(address)).json()["access_token"]
 
 
 @pytest.fixture

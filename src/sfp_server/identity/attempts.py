@@ -152,6 +152,11 @@ async def succeeded(tx: Tx, tried: Guess) -> None:
     await tx.execute(SQL["take_back"], [subject for subject in tried.limits if subject != tried.account])
 
 
+async def uncount(tx: Tx, tried: Guess) -> None:
+    """It was right, and says nothing about those before: being right about one's own things gives no more guesses."""
+    await tx.execute(SQL["take_back"], list(tried.limits))
+
+
 async def forget(tx: Tx, *tries: Guess) -> None:
     """Forget what counts for these accounts, as a command on the machine does."""
     await tx.execute(SQL["forget_failures"], [tried.account for tried in tries])

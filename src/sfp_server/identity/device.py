@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sfp_server.actor import Actor
 from sfp_server.audit import service as audit
 from sfp_server.db.database import Database, Row, Tx
 from sfp_server.db.queries import load
@@ -96,26 +95,26 @@ class DeviceFlow:
             raise InvalidGrant("there is no such device code")
         raise _reason(is_over=row["is_over"], is_approved=row["is_approved"], is_early=row["is_early"])
 
-    async def waiting(self, user_code: str, actor: Actor, caller: Caller) -> Waiting:
+    async def waiting(self, user_code: str, user_id: UUID, caller: Caller) -> Waiting:
         """The device that shows `user_code`. Raises NotFound (whatever is wrong with the code), TooManyRequests."""
-        digest = await self._guess(user_code, actor, caller)
-        async with self._db.identifying(user_id=actor.id, presented_hash=digest) as tx:
+        digest = await self._guess(user_code, user_id, caller)
+        async with self._db.identifying(user_id=user_id, presented_hash=digest) as tx:
             row = await tx.one(SQL["waiting_device"], digest)
             if row is not None:
-                await attempts.succeeded(tx, _tried(actor, caller))
+                await attempts.uncount(tx, _tried(user_id, caller))
                 return Waiting(**row)
         raise _unknown()
 
-    async def decide(self, user_code: str, actor: Actor, caller: Caller, *, approve: bool) -> Waiting:
+    async def decide(self, user_code: str, user_id: UUID, caller: Caller, *, approve: bool) -> Waiting:
         """Say yes or no to a device. Raises NotFound, TooManyRequests."""
-        digest = await self._guess(user_code, actor, caller)
-        async with self._db.identifying(user_id=actor.id, presented_hash=digest) as tx:
-            row = await tx.one(SQL["decide_device"], digest, actor.id, approve)
+        digest = await self._guess(user_code, user_id, caller)
+        async with self._db.identifying(user_id=user_id, presented_hash=digest) as tx:
+            row = await tx.one(SQL["decide_device"], digest, user_id, approve)
             if row is not None:
-                await attempts.succeeded(tx, _tried(actor, caller))
+                await attempts.uncount(tx, _tried(user_id, caller))
                 action = "device.approved" if approve else "device.denied"
                 detail = {"client": row["client"], "address": row["address"], "approvedFrom": caller.address}
-                await audit.record(tx, actor.label, action, f"device:{row['id']}", detail)
+                await audit.record(tx, f"user:{user_id}", action, f"device:{row['id']}", detail)
                 return Waiting(**row)
         raise _unknown()
 
@@ -128,15 +127,15 @@ class DeviceFlow:
         session_id = await self._sessions.begin(tx, user["id"], caller, via=f"device:{redeemed['id']}")
         return await self._sessions.pair(tx, session_id, user["id"], user["email"])
 
-    async def _guess(self, user_code: str, actor: Actor, caller: Caller) -> bytes:
+    async def _guess(self, user_code: str, user_id: UUID, caller: Caller) -> bytes:
         """Count a try before it is looked at. Raises TooManyRequests."""
         async with self._db.identifying() as tx:
-            await attempts.admit(tx, _tried(actor, caller))
+            await attempts.admit(tx, _tried(user_id, caller))
         return _user_hash(user_code)
 
 
-def _tried(actor: Actor, caller: Caller) -> attempts.Guess:
-    return attempts.guess(attempts.Kind.DEVICE_CODE, account=str(actor.id), address=caller.address)
+def _tried(user_id: UUID, caller: Caller) -> attempts.Guess:
+    return attempts.guess(attempts.Kind.DEVICE_CODE, account=str(user_id), address=caller.address)
 
 
 def _new_user_code() -> str:

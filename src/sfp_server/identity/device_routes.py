@@ -98,7 +98,7 @@ async def device_approve(
 ) -> Decided:
     """Let the device that shows this code act as you, or refuse it. Only ever for a device that is in front of you."""
     approve = data.decision == "approve"
-    device = await device_flow.decide(data.user_code, actor, caller_of(request), approve=approve)
+    device = await device_flow.decide(data.user_code, actor.id, caller_of(request), approve=approve)
     return Decided(success=True, decision=data.decision, client=device.client, address=device.address)
 
 

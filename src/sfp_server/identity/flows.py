@@ -103,15 +103,25 @@ class Flows:
                 *(to.client_challenge, to.continue_to, caller.address, FLOW_SECONDS),
             )
 
+    async def leads_to(self, state: str) -> str | None:
+        """Where the client waits that began the flow of this state; None: the browser itself signs in.
+
+        Uses nothing up, and says nothing about the browser. Raises SignInRefused when there is no such flow.
+        """
+        digest = hash_of(state)
+        async with self._db.identifying(presented_hash=digest) as tx:
+            row = await tx.one(SQL["open_flow"], digest)
+        if row is None:
+            raise _no_flow()
+        return row["redirect_to"]
+
     async def use(self, slug: str, *, state: str, browser: str | None) -> Flow:
         """The flow that this browser began with this state at this provider; it is used up. Raises SignInRefused."""
         digest = hash_of(state)
         async with self._db.identifying(presented_hash=digest) as tx:
             row = await tx.one(SQL["use_flow"], digest, hash_of(browser), slug) if browser else None
         if row is None:
-            raise SignInRefused(
-                "this sign-in was not begun in this browser, is over, or took too long: begin again", reason="state"
-            )
+            raise _no_flow()
         to = Destination(
             redirect_to=row["redirect_to"],
             client_state=row["client_state"],
@@ -180,6 +190,12 @@ class Flows:
         if used is not None:
             await tx.identify(used["user_id"])
             await self._sessions.revoke_reused(tx, used["user_id"], used["session_id"])
+
+
+def _no_flow() -> SignInRefused:
+    return SignInRefused(
+        "this sign-in was not begun in this browser, is over, or took too long: begin again", reason="state"
+    )
 
 
 def _proves(row: Row, verifier: str, redirect_uri: str) -> bool:

@@ -182,7 +182,10 @@ def _check(wanted: Wanted) -> None:
     wrong: list[FieldError] = []
     if not all(is_domain(domain) for domain in wanted.domains):
         wrong.append(FieldError(path="domains", message="must be names of domains, as in acme.example"))
-    if wanted.create_users and not wanted.domains:
+    if wanted.kind is ProviderKind.SAML and not wanted.domains:
+        # nothing in SAML says that an address was verified: a company's provider is believed about its own domains
+        wrong.append(FieldError(path="domains", message="are needed: the provider may speak for these alone"))
+    elif wanted.create_users and not wanted.domains:
         wrong.append(FieldError(path="domains", message="are needed with createUsers: else everybody could come in"))
     if wanted.default_team is None and wanted.default_role != "member":
         wrong.append(FieldError(path="defaultTeam", message="is needed with a defaultRole"))

@@ -72,6 +72,14 @@ INSERT INTO sign_in_flows (token_hash, browser_hash, provider_id, request_id, re
                            client_challenge, continue_to, address, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + make_interval(secs => $10));
 
+-- name: open_flow
+-- Where the flow of this state leads. No row: unknown, used or expired.
+SELECT redirect_to
+  FROM sign_in_flows
+ WHERE token_hash = $1
+   AND used_at IS NULL
+   AND now() < expires_at;
+
 -- name: use_flow
 -- The flow whose state this transaction presents, used up by this. No row: unknown, used, expired, another provider's,
 -- or begun by another browser.

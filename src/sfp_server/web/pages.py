@@ -1,4 +1,4 @@
-"""Pages for people, made by the server: no scripts, nothing loaded from anywhere, every form with a proof (CSRF).
+"""Pages for people, made by the server: nothing loaded from anywhere, no scripts but one, every form with a proof.
 
     return page("Hello", heading("Hello"), form("/sfp/api/x", visitor.csrf, field("name", "Name"), button("Go")))
 
@@ -47,6 +47,9 @@ hr { border: 0; border-top: 1px solid #8884; margin: 1.2rem 0 }
 footer { margin-top: 2rem }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+#: the one script that there is; without scripts a person presses the button
+_SEND = "document.forms[0].submit()"
+_SEND_HASH = base64.b64encode(hashlib.sha256(_SEND.encode()).digest()).decode()
 
 
 class Markup(str):
@@ -60,23 +63,27 @@ def page(
     *parts: Markup,
     status: int = 200,
     form_targets: Iterable[str] = (),
+    sends_itself: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> Response[bytes]:
     """A whole page.
 
     Args:
         form_targets: origins beside our own that a form of this page may lead to in the end.
+        sends_itself: its only form is sent at once, where scripts run.
     """
+    script = f"<script>{_SEND}</script>" if sends_itself else ""
     # `same-origin`: with `no-referrer` browsers send forms from nowhere (`Origin: null`), and those are refused
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<meta name="referrer" content="same-origin"><title>{html.escape(title)}</title><style>{_STYLE}</style></head>'
-        f"<body><main>{''.join(parts)}</main></body></html>"
+        f"<body><main>{''.join(parts)}</main>{script}</body></html>"
     )
     forms = " ".join(["'self'", *form_targets])
     policy = (
         f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action {forms}; "
-        "base-uri 'none'; frame-ancestors 'none'"
+        + (f"script-src 'sha256-{_SEND_HASH}'; " if sends_itself else "")
+        + "base-uri 'none'; frame-ancestors 'none'"
     )
     sent = {"Content-Security-Policy": policy, "Cache-Control": "no-store", **(headers or {})}
     return Response(text.encode(), status_code=status, media_type=HTML, headers=sent)

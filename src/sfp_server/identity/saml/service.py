@@ -49,9 +49,8 @@ class Saml:
         """What we are called towards this provider."""
         return Service.of(self._origin, slug)
 
-    async def check(self, config: Mapping[str, Any], secret: str | None) -> dict[str, Any]:
+    async def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration with what the metadata says. Raises Malformed, Unprocessable, Unavailable."""
-        del secret  # there is none
         url, text = config.get("metadataUrl"), config.get("metadataXml")
         if (url is None) == (text is None):
             message = "one of metadataUrl and metadataXml is needed"
