@@ -23,7 +23,7 @@ ELSEWHERE = {
     "POST ~/auth/saml/{provider_id}/acs": "needs an assertion: session.opened, session.refused",
     "POST ~/auth/sign-in": "a form with its own secret: session.opened, session.refused",
     "POST ~/auth/sign-out": "the same: session.ended",
-    "POST ~/auth/device": "the same: device.approved",
+    "POST ~/auth/device": "needs a signed-in browser: device.approved or device.denied",
     "DELETE ~/sso/providers": "removes nothing here: identity_provider.removed",
     "DELETE ~/sso/providers/{provider_id}": "the same",
     "POST ~/secrets/rotate-keys": "needs the broker: vault.rotated",
