@@ -4,7 +4,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sfp_client.access import ApplicationTokens, Auth, Health, Secrets
+from sfp_client.access import ApplicationTokens, Auth, Health, Integrations, Projects, Secrets
 from sfp_client.artifacts import Artifacts
 from sfp_client.audit import Audit
 from sfp_client.live import Follower
@@ -47,6 +47,8 @@ class Client:
         self.auth = Auth(self.transport)
         self.tokens = ApplicationTokens(self.transport)
         self.secrets = Secrets(self.transport)
+        self.integrations = Integrations(self.transport)
+        self.projects = Projects(self.transport)
         self.audit = Audit(self.transport)
         self.providers = Providers(self.transport)
         self.users = Users(self.transport)
