@@ -98,7 +98,7 @@ def query(url: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query, keep_blank_values=True).items()}
 
 
-async def exchange(api: WebApi, client: Client, code: str, **changes: str) -> httpx.Response:
+async def exchange(api: WebApi, client: Client, code: str, /, **changes: str) -> httpx.Response:
     """Turn a code into tokens, as the client that began."""
     body = {
         "grant_type": "authorization_code",

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,8 +51,9 @@ class Issuer:
 
 
 @asynccontextmanager
-async def serving(algorithm: str = "RS256") -> AsyncIterator[Issuer]:
-    issuer = Issuer(url="")
+async def serving(algorithm: str = "RS256", *, make: Callable[..., Any] = Issuer) -> AsyncIterator[Any]:
+    """Serve an `Issuer`, or what `make` makes of a URL."""
+    issuer = make(url="")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

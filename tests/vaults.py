@@ -1,7 +1,8 @@
 """A vault with real keys in a file, and the broker's parts that use them, for tests without a broker process."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sfp_server.credentials.sources.base import ValueSource
 from sfp_server.credentials.sources.local import FileSource
 from sfp_server.credentials.vault import Opener
 from sfp_server.db.database import Database
+from sfp_server.settings import Settings
 
 KEY = "the-key-of-the-broker"
 
@@ -34,6 +36,25 @@ class Vault:
         ring = Ring.fresh()
         file.write_text(ring.text())
         return cls(file, PublicKeys(vouching=vouching.encode(), first=ring.public(1)), dict(sources or {}))
+
+    @classmethod
+    def of(cls, settings: Settings, key: str) -> "Vault":
+        """The vault that `init` made for an instance."""
+        public = PublicKeys(vouching=key.encode(), first=bytes.fromhex(settings.secret("vault-public")))
+        return cls(settings.vault_directory / "keys", public)
+
+    @asynccontextmanager
+    async def running(self, database: Database, settings: Settings) -> AsyncIterator[None]:
+        """A broker with its desk, once it listens."""
+        broker = asyncio.create_task(self.serve(database, settings.broker_socket, settings.broker_desk))
+        async with asyncio.timeout(10):
+            while not settings.broker_desk.exists():
+                await asyncio.sleep(0.01)
+        try:
+            yield
+        finally:
+            broker.cancel()
+            await asyncio.gather(broker, return_exceptions=True)
 
     @property
     def ring(self) -> Ring:

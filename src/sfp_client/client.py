@@ -4,11 +4,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sfp_client.access import ApplicationTokens, Auth, Health, Secrets
+from sfp_client.access import ApplicationTokens, Auth, Health, Integrations, Projects, Secrets
 from sfp_client.artifacts import Artifacts
 from sfp_client.audit import Audit
 from sfp_client.live import Follower
 from sfp_client.people import Teams, Users
+from sfp_client.providers import Providers
 from sfp_client.queues import Queues
 from sfp_client.renewal import FixedToken, TokenSource
 from sfp_client.tasks import Tasks
@@ -46,7 +47,10 @@ class Client:
         self.auth = Auth(self.transport)
         self.tokens = ApplicationTokens(self.transport)
         self.secrets = Secrets(self.transport)
+        self.integrations = Integrations(self.transport)
+        self.projects = Projects(self.transport)
         self.audit = Audit(self.transport)
+        self.providers = Providers(self.transport)
         self.users = Users(self.transport)
         self.teams = Teams(self.transport)
         self.health = Health(self.transport)

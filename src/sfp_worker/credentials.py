@@ -20,12 +20,14 @@ PATIENCE_SECONDS = 30.0
 class Drawn:
     """What the program gets, and what must never be seen elsewhere."""
 
-    def __init__(self, env: dict[str, str], values: list[str]) -> None:
+    def __init__(self, env: dict[str, str], values: list[str], git: list[tuple[str, str]]) -> None:
         self.env = env
         self.values = values
+        #: (address, header): how git signs in for every repository below the address
+        self.git = git
 
 
-NOTHING = Drawn({}, [])
+NOTHING = Drawn({}, [], [])
 
 
 def draw(descriptor: int, ticket: str, introduction: Any = None) -> Drawn:
@@ -87,6 +89,7 @@ def _parse(answer: Any) -> Drawn:
     if "error" in answer:
         raise Failed(str(answer["error"]["code"]), str(answer["error"]["message"])[:500])
     env: dict[str, str] = {}
+    values: list[str] = []
     for credential in answer["credentials"]:
         name, value = credential["env"], credential["value"]
         if not isinstance(name, str) or not isinstance(value, str):
@@ -94,4 +97,8 @@ def _parse(answer: Any) -> Drawn:
         if not name or "=" in name or "\0" in name + value:
             raise Failed("credential", f"credential {str(credential.get('name'))[:100]!r} cannot be in an environment")
         env[name] = value
-    return Drawn(env, list(env.values()))
+        if not credential.get("open"):
+            values.append(value)
+    git = [(str(login["base"]), str(login["header"])) for login in answer.get("git", ())]
+    values += [header.rpartition(" ")[2] for _, header in git]
+    return Drawn(env, values, git)

@@ -1,8 +1,9 @@
 r"""Replaces credential values in a byte stream, whatever way they are written and wherever it is cut.
 
-Every value is searched raw, as base64 (standard and URL-safe, at each of the three alignments),
-URL-escaped, JSON-escaped and in hex; values of several lines also line by line. Values below
-`SHORTEST` bytes are not searched: they would hide half of the output.
+Every value is searched raw, as base64 (standard and URL-safe, at each of the three alignments; by itself
+also wrapped), URL-escaped, JSON-escaped, as XML or HTML, quoted for a shell and in hex; values of several
+lines also line by line. Values below `SHORTEST` bytes are not searched: they would hide half of the
+output; the vault takes none of them. Not found: what a program encodes in any other way, or twice.
 
     redactor = Redactor(["s3cret"])
     stream = redactor.stream()
@@ -64,8 +65,33 @@ def _escaped_forms(value: bytes) -> Iterator[bytes]:
         escaped = escape(text)[1:-1].encode("utf-8", "replace")
         yield escaped
         yield escaped.replace(b"/", b"\\/")
+        # Encoders that fear HTML, or that write every sign as a number, in either case.
+        for sign in "<>&'+=/":
+            escaped = escaped.replace(sign.encode(), b"\\u%04x" % ord(sign))
+        yield escaped
+        yield escaped.replace(b"\\u003c", b"\\u003C").replace(b"\\u003e", b"\\u003E").replace(b"\\u002b", b"\\u002B")
+    yield from _marked_up(value)
+    yield value.replace(b"'", b"'\\''")
+    yield value.replace(b"'", b"'\"'\"'")
+    yield _before_each(value, b'\\"$`')
+    yield _before_each(value, bytes(set(range(33, 127)) - set(_UNRESERVED) - set(b"/:@%+=,")) + b" ")
     yield value.hex().encode()
     yield value.hex().upper().encode()
+
+
+def _marked_up(value: bytes) -> Iterator[bytes]:
+    """As text of XML and HTML, and as their attributes, in the ways that programs write them."""
+    text = value.replace(b"&", b"&amp;").replace(b"<", b"&lt;").replace(b">", b"&gt;")
+    yield text
+    for double in (b"&quot;", b"&#34;", b"&#x22;"):
+        yield text.replace(b'"', double)
+        for single in (b"&#39;", b"&#x27;", b"&apos;", b"&#039;"):
+            yield text.replace(b'"', double).replace(b"'", single)
+
+
+def _before_each(value: bytes, signs: bytes) -> bytes:
+    """With a backslash before each of `signs`, as shells write them."""
+    return b"".join(b"\\%c" % byte if byte in signs else b"%c" % byte for byte in value)
 
 
 def _quoted(value: bytes, safe: bytes) -> bytes:
@@ -138,10 +164,22 @@ class RedactedStream:
 
     def __init__(self, forms: list[bytes]) -> None:
         self._patterns = forms
-        self._longest = len(forms[0]) if forms else 0
+        self._periods: dict[bytes, int] = {}
         self._carry = b""
         #: so many bytes at the start of the carry belong to a value that is already masked
         self._masked = 0
+
+    def _period(self, form: bytes) -> int:
+        """By how much `form` must at least be shifted to lie on itself."""
+        if form not in self._periods:
+            borders = [0]
+            for byte in form[1:]:
+                length = borders[-1]
+                while length and form[length] != byte:
+                    length = borders[length - 1]
+                borders.append(length + (form[length] == byte))
+            self._periods[form] = len(form) - borders[-1]
+        return self._periods[form]
 
     def feed(self, data: bytes) -> bytes:
         """What can be shown after `data`."""
@@ -186,8 +224,16 @@ class RedactedStream:
         for form in self._patterns:
             at = buffer.find(form)
             while at >= 0:
-                spans.append((at, at + len(form)))
-                at = buffer.find(form, at + 1)
+                period = self._period(form)
+                end = at + len(form)
+                if 2 * period <= len(form):
+                    # The form again and again, overlapping itself: looked for one by one it would cost the square.
+                    run = end
+                    while run < len(buffer) and buffer[run] == buffer[run - period]:
+                        run += 1
+                    end += (run - end) // period * period
+                spans.append((at, end))
+                at = buffer.find(form, max(at + period, end - len(form) + period))
         spans.sort()
         merged: list[tuple[int, int]] = []
         for start, end in spans:

@@ -100,7 +100,7 @@ class Supervisor:
         drawn = self._draw()
         self._redactor = Redactor(drawn.values)
         folder = self._place.make()
-        self._make_workspace()
+        self._make_workspace(drawn)
         if self._was_terminated():
             return Ended(None, SIGTERM)
         ended = self._run(drawn, folder)
@@ -117,7 +117,7 @@ class Supervisor:
     def _was_terminated(self) -> bool:
         return any(message["t"] == "terminate" for message in self._control.receive())
 
-    def _make_workspace(self) -> None:
+    def _make_workspace(self, drawn: Drawn) -> None:
         source = self._job["workspace"]
         match source and source["kind"]:
             case "files":
@@ -132,7 +132,7 @@ class Supervisor:
             case "git":
                 from sfp_worker import git
 
-                git.clone(self._place, source, self._run_git)
+                git.clone(self._place, source, self._run_git, drawn.git)
             case _:
                 pass
 

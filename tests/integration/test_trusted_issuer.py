@@ -227,3 +227,16 @@ def test_the_secret_is_never_in_the_configuration(tmp_path):
 def test_settings_that_contradict_each_other_are_refused(tmp_path, changes):
     with pytest.raises(SettingsError):
         Settings(directory=tmp_path, **changes)
+
+
+async def test_a_trusted_token_says_whose_it_is_here(supabase):
+    await supabase.owner()
+    user_id = await supabase.admin.fetchval("SELECT id FROM users")
+    async with supabase.client() as client:
+        body = {"access_token": by_secret(user_id), "refresh_token": "of the other service"}
+        answer = await client.post(f"{API}/auth/callback", json=body)
+        assert (answer.status_code, answer.json()) == (200, {"success": True, "data": {"userId": str(user_id)}})
+        own = (await supabase.login("ann@acme.example")).json()["access_token"]
+        for token in (by_secret(uuid.uuid4()), by_secret(user_id, secret="x" * 40), own, "nonsense"):
+            answer = await client.post(f"{API}/auth/callback", json={"access_token": token})
+            assert answer.status_code == 401

@@ -1,8 +1,12 @@
 """No value leaks, whatever way it is written and wherever the stream is cut."""
 
 import base64
+import html
 import json
+import shlex
+import time
 import urllib.parse
+from xml.sax import saxutils
 
 import pytest
 from hypothesis import given
@@ -27,6 +31,16 @@ def forms(value):
         json.dumps(value)[1:-1].encode(),
         json.dumps(value, ensure_ascii=False)[1:-1].encode(),
         raw.hex().encode(),
+        raw.hex().upper().encode(),
+        base64.b64encode(raw).rstrip(b"="),
+        json.dumps(value)[1:-1].replace("/", "\\/").encode(),
+        html.escape(value).encode(),
+        html.escape(value, quote=False).encode(),
+        saxutils.quoteattr(value)[1:-1].encode() if not set(value) & set("\n\r\t\"'") else raw,
+        shlex.quote(value).strip("'").encode() if not value.startswith("'") and not value.endswith("'") else raw,
+        value.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()
+        if value.isprintable() and value.isascii() and not set(value) & set("'+=/\\\"")
+        else raw,
     ]
 
 
@@ -107,3 +121,34 @@ def test_what_is_too_short_is_not_searched(value):
 def test_json_is_redacted_in_keys_strings_and_numbers():
     redacted = Redactor(["1234567", "secret"]).value({"secret": ["a secret", 1234567, True, None, 1.5]})
     assert redacted == {"***": ["a ***", "***", True, None, 1.5]}
+
+
+@pytest.mark.parametrize("garbage", [b"\x00\xff\xfe", b"\x80" * 70, "\u202e".encode()])
+def test_binary_garbage_around_a_value_hides_nothing_of_it(garbage):
+    assert redact(Redactor(["hunter22"]), [garbage + b"hunter22" + garbage]) == garbage + b"***" + garbage
+
+
+@pytest.mark.parametrize(
+    ("value", "output"),
+    [
+        ("s3cretvalue", b"s3cretvalue" * 200_000),
+        ("s3cretvalue", b"s3cretvalu" * 200_000),
+        ("a" * 4096, b"a" * 2_000_000),
+        ("x" + "a" * 4096, b"a" * 2_000_000),
+        ("s3cretvalue", bytes(range(256)) * 8_000),
+    ],
+    ids=["only values", "nearly values", "one sign", "a long end", "noise"],
+)
+def test_a_long_line_costs_a_time_that_grows_with_its_length_only(value, output):
+    """Measured: twice as long may take three times as long, in pieces as a pipe gives them."""
+
+    def seconds(data):
+        stream = Redactor([value]).stream()
+        began = time.process_time()
+        for at in range(0, len(data), 65_536):
+            stream.feed(data[at : at + 65_536])
+        stream.finish()
+        return time.process_time() - began
+
+    half, whole = seconds(output[: len(output) // 2]), seconds(output)
+    assert whole < 3 * half + 0.3

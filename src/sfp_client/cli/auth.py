@@ -12,6 +12,8 @@ from sfp_client.cli.command import Session, command, group
 
 if TYPE_CHECKING:
     from sfp_client.cli.keep import Account
+    from sfp_client.client import Client
+    from sfp_client.shapes import TokenPair
 
 app = group("Sign in and out; see who you are.")
 
@@ -21,32 +23,63 @@ app = group("Sign in and out; see who you are.")
     "login",
     examples=[
         "sfp-server auth login --email admin@acme.local",
+        "sfp-server auth login --provider github",
+        "sfp-server auth login --no-browser",
         "sfp-server auth login --sfp-server-url https://sfp.example -e me@example.org --password-stdin < password.txt",
     ],
 )
 def login(
     session: Session,
     *,
+    provider: Annotated[
+        str | None, typer.Option("--provider", metavar="NAME", help="Sign in in the browser, through this provider.")
+    ] = None,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Sign in with a code, on any device that has a browser.")
+    ] = False,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
 ) -> None:
-    """Sign in with e-mail and password, and stay signed in on this machine.
+    """Sign in, and stay signed in on this machine: with a password, in the browser, or with a code.
 
-    The password comes from --password-stdin, from SFP_SERVER_PASSWORD, or from a prompt; never from an argument.
+    The password comes from --password-stdin, from SFP_SERVER_PASSWORD, or from a prompt; never from an argument. Where
+    the server takes no passwords, the browser opens.
     """
-    from sfp_client.cli.keep import Account, SignIns
+    from sfp_client.cli import sign_in
+
+    if no_browser and provider is not None:
+        output.fail("--provider opens a browser: leave --no-browser out", code=output.USAGE)
+    target = session.target()
+    with session.client_of(target, None) as client:
+        if no_browser:
+            pair = sign_in.by_device(client)
+        elif provider is not None or (
+            not sign_in.password_given(os.environ, from_stdin=password_stdin) and sign_in.wants_browser(client)
+        ):
+            pair = sign_in.by_browser(client, provider, os.environ)
+        else:
+            pair = _by_password(session, client, target, from_stdin=password_stdin)
+    _keep(session, target, client.url, pair)
+
+
+def _by_password(session: Session, client: "Client", target: config.Target, *, from_stdin: bool) -> "TokenPair":
+    """Ends the command when the server does not know the pair."""
     from sfp_client.errors import NotSignedIn
 
-    target = session.target()
     email = session.flags.email or target.email or _ask("E-mail", "give --email or set SFP_SERVER_USER")
-    password = _password(from_stdin=password_stdin)
-    with session.client_of(target, None) as client:
-        try:
-            pair = client.auth.login(email, password)
-        except NotSignedIn as error:
-            detail = {"code": error.code, "status": error.status, "requestId": error.request_id}
-            message = f"{client.url} does not know this e-mail and password: check both and try again"
-            raise output.Failure(message, code=output.NOT_SIGNED_IN, detail=detail) from error
-        url = client.url
+    try:
+        return client.auth.login(email, _password(from_stdin=from_stdin))
+    except NotSignedIn as error:
+        detail = {"code": error.code, "status": error.status, "requestId": error.request_id}
+        message = f"{client.url} does not know this e-mail and password: check both and try again"
+        raise output.Failure(message, code=output.NOT_SIGNED_IN, detail=detail) from error
+
+
+def _keep(session: Session, target: config.Target, url: str, pair: "TokenPair") -> None:
+    """Store a new sign-in, and tell whose it is: the server's word, whatever was asked for."""
+    from sfp_client.cli.keep import Account, SignIns
+
+    user = pair.get("user", {})
+    email = str(user.get("email") or session.flags.email or target.email)
     account = Account(
         url=url,
         email=email,
@@ -56,7 +89,7 @@ def login(
     )
     kept = SignIns(os.environ).keep(account, pair)
     config.remember(os.environ, server_url=url, server_email=email)
-    value = {"url": url, "email": email, "keptIn": kept.kept_in, "role": pair.get("user", {}).get("role")}
+    value = {"url": url, "email": email, "keptIn": kept.kept_in, "role": user.get("role")}
     session.show(value, f"signed in as {email} at {url}")
 
 
@@ -90,6 +123,32 @@ def list_accounts(session: Session) -> None:
     session.show(values, lambda: output.table(columns, rows, empty="nobody is signed in on this machine"))
 
 
+@command(
+    app,
+    "sessions",
+    examples=[
+        "sfp-server auth sessions",
+        "sfp-server auth sessions --end 0198f2d0-…",
+        "sfp-server auth sessions --json",
+    ],
+)
+def sessions(
+    session: Session,
+    *,
+    end: Annotated[str | None, typer.Option("--end", metavar="ID", help="End this session.")] = None,
+) -> None:
+    """List where you are signed in at the server, on all machines; or end one of these sessions."""
+    with session.client() as client:
+        if end is not None:
+            client.auth.end_session(end)
+            session.show({"id": end, "ended": True}, f"session {end} has ended")
+            return
+        items = client.auth.sessions()
+    columns = ("id", "lastUsedAt", "address", "userAgent", "isCurrent")
+    rows = [[item.get(column) for column in columns] for item in items]
+    session.show({"items": items}, lambda: output.table(columns, rows, empty="there are no sessions"))
+
+
 @command(app, "refresh", examples=["sfp-server auth refresh"])
 def refresh(session: Session) -> None:
     """Renew the access token now; commands do this by themselves when it is due."""
@@ -103,9 +162,18 @@ def refresh(session: Session) -> None:
         session.show({"url": client.url, "refreshed": True}, f"the sign-in at {client.url} is renewed")
 
 
-@command(app, "clear", examples=["sfp-server auth clear", "sfp-server auth clear --all"])
+@command(
+    app,
+    "clear",
+    examples=["sfp-server auth clear", "sfp-server auth clear --all", "sfp-server auth clear --everywhere"],
+)
 def clear(
-    session: Session, *, everyone: Annotated[bool, typer.Option("--all", help="All sign-ins on this machine.")] = False
+    session: Session,
+    *,
+    everyone: Annotated[bool, typer.Option("--all", help="All sign-ins on this machine.")] = False,
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="End all sessions of the user, on other machines too.")
+    ] = False,
 ) -> None:
     """Sign out: end the session on the server and forget its tokens here."""
     from sfp_client.cli.keep import SignIns
@@ -119,7 +187,7 @@ def clear(
         found = sign_ins.find(normal_url(target.url), target.email)
         accounts = [found] if found else []
     for account in accounts:
-        _end(session, account)
+        _end(session, account, everywhere=everywhere)
         sign_ins.forget(account)
     current = config.user_settings(os.environ)
     if any(_is_current(account, current) for account in accounts):
@@ -131,7 +199,7 @@ def clear(
     )
 
 
-def _end(session: Session, account: "Account") -> None:
+def _end(session: Session, account: "Account", *, everywhere: bool) -> None:
     """End the session on the server; a server that cannot be asked does not keep us from forgetting it."""
     from sfp_client.errors import ClientError, NotSignedIn
 
@@ -139,7 +207,7 @@ def _end(session: Session, account: "Account") -> None:
     target = Session(flags=flags, as_json=session.as_json).target()
     try:
         with session.client_as(target, account) as client:
-            client.auth.logout()
+            client.auth.logout_everywhere() if everywhere else client.auth.logout()
     except NotSignedIn:
         return  # it had ended already
     except ClientError as error:

@@ -37,6 +37,10 @@ def init(
     driver: Annotated[Literal["local", "compose"], typer.Option(help="How services are run.")] = "local",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="HTTPS port of the edge.")] = None,
     api_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Loopback port of the API.")] = None,
+    secrets_provider: Annotated[
+        Literal["file", "environment", "vault", "aws", "infisical"] | None,
+        typer.Option(help="Where the vault's private keys are kept."),
+    ] = None,
     config_file: Annotated[Path | None, typer.Option(help="config.json to begin with; the older form too.")] = None,
     no_caddy: Annotated[bool, typer.Option("--no-caddy", help="No edge of our own (behind another proxy).")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an instance; the old one is kept aside.")] = False,
@@ -57,6 +61,7 @@ def init(
             "workerCounts": worker_counts,
             "port": port,
             "apiPort": api_port,
+            "secrets.masterKey.source": secrets_provider,
             "caddy": False if no_caddy else None,
         }
         wish = configuration.wanted(flags, config_file, os.environ)

@@ -176,6 +176,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "valkey",
                 "cache-url",
                 "answer-key",
+                "provider-key",
                 "edge-key",
                 "provider-key",
                 "vault-public",

@@ -1,7 +1,7 @@
 """Logs of every process: one JSON object a line on stderr; a constant message plus fields.
 
 Bind what belongs to a whole piece of work once (`structlog.contextvars.bind_contextvars(task=…)`). Never log a
-token, a secret or a body.
+token, a secret or a body. Should somebody do so all the same, `logfields.py` drops it.
 """
 
 import logging
@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 import structlog
+
+from sfp_server.web.logfields import only_known_fields, told_exception
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -28,7 +30,8 @@ def configure(service: str, level: str) -> None:
             structlog.processors.add_log_level,
             named,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-            structlog.processors.format_exc_info,
+            told_exception,
+            only_known_fields,
             structlog.processors.EventRenamer("message"),
             _render,
         ],
@@ -53,7 +56,9 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger(record.name)
-        log.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)
+        # What the library was about to say, without what it would have said it of.
+        constant = str(record.msg).partition("\n")[0] if isinstance(record.msg, str) else type(record.msg).__name__
+        log.log(record.levelno, constant, exc_info=record.exc_info or None)
 
 
 def _adopt_standard_logging(service: str, threshold: int) -> None:

@@ -47,8 +47,8 @@ class Origins:
     allowed: frozenset[str]
 
     @classmethod
-    def of(cls, domain: str, allowed: Iterable[str]) -> "Origins":
-        return cls(hosts=LOOPBACK | {domain.lower()}, allowed=frozenset(allowed))
+    def of(cls, domains: Iterable[str], allowed: Iterable[str]) -> "Origins":
+        return cls(hosts=LOOPBACK | {domain.lower() for domain in domains}, allowed=frozenset(allowed))
 
     def check_host(self, scope: Scope) -> None:
         """Raises Misdirected. No Host at all is an old program's, never a browser's."""
