@@ -129,7 +129,7 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
         ("dispatcher", {"db-sfp_dispatcher"}),
         ("auditor", {"db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"}),
         ("deliverer", {"db-sfp_deliverer", "valkey"}),
-        ("caddy", set()),
+        ("caddy", {"edge-key"}),
     ],
 )
 def test_a_service_sees_its_own_secrets_only(healthy: Instance, service: str, secrets: set[str]):
