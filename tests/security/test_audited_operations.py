@@ -22,7 +22,6 @@ ELSEWHERE = {
     "POST ~/auth/device/token": "needs an approved code: the sign-in is session.opened",
     "POST ~/auth/oidc/exchange": "needs a CI system's token: application_token.exchanged",
     "POST ~/auth/callback": "needs a code of a provider: session.opened, session.refused",
-    "POST ~/auth/oidc/exchange": "needs a token of a CI system: application_token.exchanged",
     "POST ~/auth/saml/{provider_id}/acs": "needs an assertion: session.opened, session.refused",
     "POST ~/auth/sign-in": "a form with its own secret: session.opened, session.refused",
     "POST ~/auth/sign-out": "the same: session.ended",
