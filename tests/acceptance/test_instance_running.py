@@ -118,6 +118,7 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
                 "db-sfp_api",
                 "answer-key",
                 "edge-key",
+                "provider-key",
                 "broker-key",
                 "vault-public",
                 "valkey",
