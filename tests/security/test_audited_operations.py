@@ -20,6 +20,7 @@ WITHOUT = {
 ELSEWHERE = {
     "POST ~/auth/device/token": "needs an approved code: the sign-in is session.opened",
     "DELETE ~/teams/{slug}": "the last team stays",
+    "POST ~/secrets/rotate-keys": "the broker is away: it is vault.rotated",
 }
 
 
