@@ -186,6 +186,15 @@ async def test_a_provider_by_the_text_of_its_metadata(api, idp):
     assert "code" in told
 
 
+async def test_an_administrator_is_warned_of_what_will_not_last(api, idp):
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(f"{idp}/metadata")).text
+    old = new_pair(days=-1)
+    body = {"metadataXml": text.replace(PAIRS[0].text, old.text)}
+    made = await set_provider(api, await api.owner(), **body)
+    assert made.json()["config"]["warnings"] == ["every signing certificate of the provider has expired"]
+
+
 async def test_our_metadata_names_where_answers_go(sso):
     async with sso.client() as client:
         answer = await client.get(f"{API}/auth/saml/corp/metadata")

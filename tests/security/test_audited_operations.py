@@ -19,6 +19,8 @@ WITHOUT = {
 #: what does not succeed as it is declared in `rights.py`; that it is audited when it does, tests of its own say
 ELSEWHERE = {
     "POST ~/auth/device/token": "needs an approved code: the sign-in is session.opened",
+    "POST ~/auth/saml/{provider_id}/acs": "needs a provider's answer: session.opened or session.refused",
+    "POST ~/auth/device": "needs a signed-in browser: device.approved or device.denied",
     "DELETE ~/teams/{slug}": "the last team stays",
     "POST ~/secrets/rotate-keys": "the broker is away: it is vault.rotated",
 }

@@ -66,6 +66,8 @@ class Saml:
         if not rules.still_valid(metadata, time.time()):
             raise Unprocessable("the metadata has expired (validUntil)")
         kept: dict[str, Any] = {"entityId": metadata.entity_id, "metadata": msgspec.to_builtins(metadata)}
+        if told := rules.warnings(metadata, time.time()):
+            kept["warnings"] = told  # for the administrator who reads the answer
         return kept if url is None else kept | {"metadataUrl": url}
 
     async def send(self, provider: Provider, *, state: str, browser: str, redirect_uri: str) -> Sent:
