@@ -65,6 +65,27 @@ class Auth:
         """End the session on the server: its tokens open nothing any more."""
         self._transport.json("POST", "/auth/logout")
 
+    def sessions(self) -> list[dict[str, Any]]:
+        """Where the user is signed in, newest first."""
+        return self._transport.items("/auth/sessions")
+
+    def end_session(self, session_id: str) -> None:
+        """End one of the user's sessions."""
+        self._transport.json("DELETE", f"/auth/sessions/{quote(session_id, safe='')}")
+
+    def logout_everywhere(self) -> int:
+        """End every session of the user, this one too; answers how many."""
+        return int(self._transport.json("DELETE", "/auth/sessions")["ended"])
+
+    def exchange_ci_token(self, token: str, *, team: str | None = None) -> dict[str, Any]:
+        """A CI system's OpenID Connect token for an application token that lives for minutes. Raises NotSignedIn."""
+        body = {"token": token} | ({"team": team} if team else {})
+        return self._transport.json("POST", "/auth/oidc/exchange", body=body, anonymous=True)
+
+    def check(self, **question: str) -> dict[str, Any]:
+        """May an actor do this: `operation` or `scope`, with `actor` or `token`, and `resource`."""
+        return self._transport.json("POST", "/authz/check", body=question)
+
     def me(self) -> dict[str, Any]:
         """The signed-in user with its teams and roles."""
         return self._transport.json("GET", "/users/me")
@@ -77,15 +98,26 @@ class ApplicationTokens:
         self._transport = transport
 
     def create(
-        self, name: str, *, expires_in: int | None = None, scopes: Sequence[str] | None = None
+        self,
+        name: str,
+        *,
+        expires_in: int | None = None,
+        scopes: Sequence[str] | None = None,
+        allowed_addresses: Sequence[str] | None = None,
     ) -> ApplicationToken:
-        """`expires_in` in days. The answer holds the token's text, for the only time."""
+        """`expires_in` in days; `allowed_addresses` are networks. The answer holds the token's text, this once."""
         body: dict[str, Any] = {"name": name}
         if expires_in is not None:
             body["expiresIn"] = expires_in
         if scopes:
             body["scopes"] = list(scopes)
+        if allowed_addresses:
+            body["allowedAddresses"] = list(allowed_addresses)
         return self._transport.json("POST", "/application-tokens", body=body, key=new_key())
+
+    def scopes(self) -> list[dict[str, Any]]:
+        """What a token can be given, and what each scope opens."""
+        return self._transport.items("/application-tokens/scopes")
 
     def list(self) -> list[ApplicationToken]:
         return cast("list[ApplicationToken]", self._transport.items("/application-tokens"))

@@ -9,6 +9,7 @@ from sfp_client.artifacts import Artifacts
 from sfp_client.audit import Audit
 from sfp_client.live import Follower
 from sfp_client.people import Teams, Users
+from sfp_client.providers import Providers
 from sfp_client.queues import Queues
 from sfp_client.renewal import FixedToken, TokenSource
 from sfp_client.tasks import Tasks
@@ -49,6 +50,7 @@ class Client:
         self.integrations = Integrations(self.transport)
         self.projects = Projects(self.transport)
         self.audit = Audit(self.transport)
+        self.providers = Providers(self.transport)
         self.users = Users(self.transport)
         self.teams = Teams(self.transport)
         self.health = Health(self.transport)

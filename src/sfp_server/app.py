@@ -16,6 +16,7 @@ and mark (`db: NamedDependency[Database]`):
     public_keys, asking             the vault's public keys, the broker's desk
     auditor, audit_keys             who seals the audit trail, and the public keys of what it signs
     ends                            wakes who waits for the end of a task
+    operations                      what the API can be asked to do, and which scope opens it
 """
 
 import asyncio
@@ -42,7 +43,7 @@ from sfp_server.db.database import Database
 from sfp_server.events import routes as events
 from sfp_server.events.live import Live
 from sfp_server.events.rights import Rights
-from sfp_server.identity import device_page, session_routes, sign_in_page
+from sfp_server.identity import authz_routes, ci, ci_routes, device_page, session_routes, sign_in_page, token_routes
 from sfp_server.identity import device_routes as device
 from sfp_server.identity import provider_routes as identity_providers
 from sfp_server.identity import routes as identity
@@ -82,6 +83,7 @@ from sfp_server.web.asgi import App
 from sfp_server.web.forwarded import Forwarded
 from sfp_server.web.guard import Guard
 from sfp_server.web.limits import MAX_BODY, Limits
+from sfp_server.web.operations import Operations
 from sfp_server.web.origins import Origins
 from sfp_server.web.ratelimit import RateLimiter
 from sfp_server.web.wire import ApiRequest
@@ -93,6 +95,9 @@ API_ROUTES: list[ControllerRouterHandler] = [
     *sign_in.ROUTES,
     *sign_in_page.ROUTES,
     *session_routes.ROUTES,
+    *token_routes.ROUTES,
+    *ci_routes.ROUTES,
+    *authz_routes.ROUTES,
     *device.ROUTES,
     *device_page.ROUTES,
     *saml_routes.ROUTES,
@@ -125,7 +130,10 @@ def create_app(settings: Settings) -> Litestar:
     authenticator = Authenticator(db, signer, trusted)
     limiter = RateLimiter(cache)
     ends = Ends(db)
-    live = Live(db, cache, Rights(authenticator.actor))
+    rights = Rights(authenticator.actor)
+    authenticator.tell(rights.hurry)
+    live = Live(db, cache, rights)
+    operations = Operations()
     passwords = Passwords()
     answer_key = settings.secret("answer-key")
     sessions = Sessions(
@@ -163,6 +171,8 @@ def create_app(settings: Settings) -> Litestar:
         "audit_keys": KeyRing.read(settings.secret("audit-public.pem")),
         "live": live,
         "ends": ends,
+        "operations": operations,
+        "ci_exchange": ci.Exchange(db, issuers),
     }
     dependencies = {name: _provide(value) for name, value in provided.items()}
     dependencies["actor"] = Provide(_actor, sync_to_thread=False)
@@ -185,6 +195,7 @@ def create_app(settings: Settings) -> Litestar:
     )
     inner = cast("App", app.asgi_handler)  # Litestar's ASGI types are closed dictionaries, ours are open ones
     limits = Limits(app=inner, limiter=limiter, origins=origins, address_limit=settings.address_rate_limit)
+    operations.fill(app.routes)
     edge_key = settings.secret("edge-key").encode() if settings.caddy else None
     app.asgi_handler = cast("Any", Forwarded(app=limits, edge_key=edge_key))
     return app

@@ -129,6 +129,12 @@ class Forbidden(SfpError):
     title = "Not allowed"
 
 
+class AddressNotAllowed(Forbidden):
+    """The application token may be used from other addresses only."""
+
+    code = "address_not_allowed"
+
+
 class SignInRefused(Forbidden):
     """A sign-in through a provider ends here; `reason` is one word for the audit trail."""
 

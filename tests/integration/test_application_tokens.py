@@ -27,6 +27,8 @@ async def test_a_token_is_shown_once_and_stored_as_a_hash(api):
         "createdBy": "ann@acme.example",
         "expiresAt": made["expiresAt"],
         "lastUsedAt": None,
+        "lastUsedAddress": None,
+        "allowedAddresses": [],
         "status": "active",
     }
     assert "token" not in item

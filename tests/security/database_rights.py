@@ -280,7 +280,9 @@ def _value(table: str, column: asyncpg.Record, owner: str | None, declared: Tabl
     known = {
         "team_id": f"'{ident(team)}'" if team else "NULL",
         "user_id": f"'{ident(person)}'",
-        **dict.fromkeys(("token_hash", "device_hash", "assertion_hash"), f"'\\x{_hash(owner or '').hex()}'"),
+        **dict.fromkeys(
+            ("token_hash", "device_hash", "assertion_hash", "issuer_hash"), f"'\\x{_hash(owner or '').hex()}'"
+        ),
     }
     if name in known:
         return known[name]

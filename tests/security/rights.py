@@ -34,6 +34,7 @@ SCOPE_ROLES = {
     "teams:manage": "owner",
     "sso:manage": "owner",
     "users:self": "member owner nobody",
+    "authz:check": "member owner application nobody",
     "users:manage": "owner",
     "health:read": "member owner application",
 }
@@ -71,6 +72,13 @@ _TASK = {
 }
 _RHYTHM = {"cron": "0 2 * * *"}
 _MEMBER = {"email": "{colleague}", "role": "member"}
+_RULE = {
+    "name": "{rule}",
+    "issuer": "https://ci.example",
+    "audience": "sfp",
+    "claims": {"sub": "repo:acme/*"},
+    "scopes": ["tasks:read"],
+}
 #: of the own team's things only: what another team names in the same way is its own
 _CLIENT = f"redirect_to=http://127.0.0.1:1/&code_challenge={'A' * 43}&code_challenge_method=S256"
 _OWN_NAMES = {"foreign": 200}
@@ -115,6 +123,12 @@ OPERATIONS = {
     "POST ~/application-tokens": op("application-tokens:manage", {"name": "ci"}),
     "GET ~/application-tokens": op("application-tokens:manage"),
     "DELETE ~/application-tokens/{token_id}": op("application-tokens:manage"),
+    "GET ~/application-tokens/scopes": op("application-tokens:manage"),
+    "POST ~/auth/oidc/exchange": op(PUBLIC, {"token": "unknown"}, also=(401,)),
+    "POST ~/auth/oidc/trust": op("application-tokens:manage", _RULE),
+    "GET ~/auth/oidc/trust": op("application-tokens:manage"),
+    "DELETE ~/auth/oidc/trust/{rule_id}": op("application-tokens:manage"),
+    "POST ~/authz/check": op("authz:check", {"operation": "GET /tasks"}),
     # people
     "GET ~/users/me": op("users:self"),
     "GET ~/users": op("users:manage"),

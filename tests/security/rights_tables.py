@@ -8,12 +8,14 @@ from database_rights import Table, ident
 TABLES = {
     "application_tokens": Table(
         grants={
-            "sfp_api": "SIU",
+            "sfp_api": "SIUD",
+            "sfp_dispatcher": "S(expires_at id name revoked_at team_id told) U(told)",
             "authenticated": "S(created_at created_by_name expires_at id last_used_at name revoked_at scopes team_id)",
         },
         rows={
             "api api_machine": "SIU:own",
             "api_token": "SU:own",
+            "dispatcher": "S:other+own U:own",
             "owner": "S:own",
         },
     ),
@@ -246,6 +248,15 @@ TABLES = {
         },
         whose="user_id",
         row={"role": "'{role}'"},
+    ),
+    "oidc_trust": Table(
+        grants={"sfp_api": "SID"},
+        rows={"api api_machine": "SID:own", "api_token": "S:own"},
+        row={"ttl_seconds": "60"},
+    ),
+    "oidc_uses": Table(
+        grants={"sfp_api": "SID"},
+        rows={"api api_machine": "SID:own"},
     ),
     "occurrences": Table(
         grants={

@@ -69,6 +69,13 @@ class Things:
     async def token_id(self) -> str:
         return (await self._make("POST", "/application-tokens", json={"name": "x"}))["id"]
 
+    async def rule(self) -> str:
+        return f"rule {next(self.numbers)}"
+
+    async def rule_id(self) -> str:
+        body = OPERATIONS["POST ~/auth/oidc/trust"].body | {"name": await self.rule()}
+        return (await self._make("POST", "/auth/oidc/trust", json=body))["id"]
+
     async def session_id(self) -> str:
         """Nobody's: each has only their own."""
         return str(uuid.uuid4())

@@ -19,6 +19,7 @@ MEANT_TO_BE_PUBLIC = {
     ("GET", "/sfp/apidocs-json"),
     ("POST", "/sfp/api/auth/admin/login"),
     ("POST", "/sfp/api/auth/token"),
+    ("POST", "/sfp/api/auth/oidc/exchange"),
     ("POST", "/sfp/api/auth/callback"),
     # where browsers sign in: with cookies, and a proof in every form
     ("GET", "/sfp/api/auth/authorize"),

@@ -15,6 +15,7 @@ app = group("Tokens for pipelines and other machines; owners only.")
     "create",
     examples=[
         "sfp-server application-token create -n ci",
+        "sfp-server application-token create -n ci --allow-address 192.0.2.0/24 --allow-address 2001:db8::7",
         "sfp-server application-token create -n nightly -x 7 --scope tasks:read --scope tasks:write --json",
     ],
 )
@@ -28,10 +29,14 @@ def create(
     scope: Annotated[
         list[str] | None, typer.Option("--scope", help="What it may do; repeat. Default: all an application may.")
     ] = None,
+    allow_address: Annotated[
+        list[str] | None,
+        typer.Option("--allow-address", help="Address or network it may be used from; repeat. Default: anywhere."),
+    ] = None,
 ) -> None:
     """Make a token and print it, for the only time."""
     with session.client() as client:
-        made = client.tokens.create(name, expires_in=days, scopes=scope)
+        made = client.tokens.create(name, expires_in=days, scopes=scope, allowed_addresses=allow_address)
     if not session.as_json:
         output.note(f"token {made['id']} expires at {made['expiresAt']}; it is shown this once:")
     session.show(made, made.get("token", ""))

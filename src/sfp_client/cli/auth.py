@@ -123,6 +123,32 @@ def list_accounts(session: Session) -> None:
     session.show(values, lambda: output.table(columns, rows, empty="nobody is signed in on this machine"))
 
 
+@command(
+    app,
+    "sessions",
+    examples=[
+        "sfp-server auth sessions",
+        "sfp-server auth sessions --end 0198f2d0-…",
+        "sfp-server auth sessions --json",
+    ],
+)
+def sessions(
+    session: Session,
+    *,
+    end: Annotated[str | None, typer.Option("--end", metavar="ID", help="End this session.")] = None,
+) -> None:
+    """List where you are signed in at the server, on all machines; or end one of these sessions."""
+    with session.client() as client:
+        if end is not None:
+            client.auth.end_session(end)
+            session.show({"id": end, "ended": True}, f"session {end} has ended")
+            return
+        items = client.auth.sessions()
+    columns = ("id", "lastUsedAt", "address", "userAgent", "isCurrent")
+    rows = [[item.get(column) for column in columns] for item in items]
+    session.show({"items": items}, lambda: output.table(columns, rows, empty="there are no sessions"))
+
+
 @command(app, "refresh", examples=["sfp-server auth refresh"])
 def refresh(session: Session) -> None:
     """Renew the access token now; commands do this by themselves when it is due."""
@@ -136,9 +162,18 @@ def refresh(session: Session) -> None:
         session.show({"url": client.url, "refreshed": True}, f"the sign-in at {client.url} is renewed")
 
 
-@command(app, "clear", examples=["sfp-server auth clear", "sfp-server auth clear --all"])
+@command(
+    app,
+    "clear",
+    examples=["sfp-server auth clear", "sfp-server auth clear --all", "sfp-server auth clear --everywhere"],
+)
 def clear(
-    session: Session, *, everyone: Annotated[bool, typer.Option("--all", help="All sign-ins on this machine.")] = False
+    session: Session,
+    *,
+    everyone: Annotated[bool, typer.Option("--all", help="All sign-ins on this machine.")] = False,
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="End all sessions of the user, on other machines too.")
+    ] = False,
 ) -> None:
     """Sign out: end the session on the server and forget its tokens here."""
     from sfp_client.cli.keep import SignIns
@@ -152,7 +187,7 @@ def clear(
         found = sign_ins.find(normal_url(target.url), target.email)
         accounts = [found] if found else []
     for account in accounts:
-        _end(session, account)
+        _end(session, account, everywhere=everywhere)
         sign_ins.forget(account)
     current = config.user_settings(os.environ)
     if any(_is_current(account, current) for account in accounts):
@@ -164,7 +199,7 @@ def clear(
     )
 
 
-def _end(session: Session, account: "Account") -> None:
+def _end(session: Session, account: "Account", *, everywhere: bool) -> None:
     """End the session on the server; a server that cannot be asked does not keep us from forgetting it."""
     from sfp_client.errors import ClientError, NotSignedIn
 
@@ -172,7 +207,7 @@ def _end(session: Session, account: "Account") -> None:
     target = Session(flags=flags, as_json=session.as_json).target()
     try:
         with session.client_as(target, account) as client:
-            client.auth.logout()
+            client.auth.logout_everywhere() if everywhere else client.auth.logout()
     except NotSignedIn:
         return  # it had ended already
     except ClientError as error:

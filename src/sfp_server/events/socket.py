@@ -225,7 +225,8 @@ class Session:
 
     async def _renew(self, message: Auth) -> None:
         """A newer token of the same caller: the connection outlives the token it began with."""
-        ticket = Ticket(token=message.token, team=message.team or self._viewer.ticket.team)
+        now = self._viewer.ticket
+        ticket = Ticket(token=message.token, team=message.team or now.team, address=now.address)
         actor = await self._live.rights.actor(ticket)
         if (actor.id, actor.team_id) != (self._viewer.actor.id, self._viewer.actor.team_id):
             raise Malformed("another caller, or another team: open another connection")

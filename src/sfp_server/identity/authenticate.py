@@ -1,13 +1,13 @@
 """A token becomes an Actor.
 
 What an actor may do is read from the database, not from the token: roles, memberships, revocations. An answer is
-used again for at most a second, and dropped at once when the database says (NOTIFY `sfp_identity`, sent by
-triggers) that something about identity has changed; without that connection the second still holds.
+used again for at most half a second, and dropped at once when the database says (NOTIFY `sfp_identity`, sent by
+triggers) that something about identity has changed; without that connection the half second still holds.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -16,18 +16,26 @@ import structlog
 from sfp_server.actor import Actor, Role
 from sfp_server.db.database import Database, Row
 from sfp_server.db.queries import load
-from sfp_server.errors import NotFound, TokenExpired, TokenInvalid, TokenRevoked, Unavailable
+from sfp_server.errors import (
+    AddressNotAllowed,
+    NotFound,
+    TokenExpired,
+    TokenInvalid,
+    TokenRevoked,
+    TooManyRequests,
+    Unavailable,
+)
 from sfp_server.identity import compact
-from sfp_server.identity.attempts import normal_email
+from sfp_server.identity.attempts import Kind, guess, normal_email, refuse
 from sfp_server.identity.jwt import Claims, Signer
-from sfp_server.identity.model import NO_TEAM, SCOPES
+from sfp_server.identity.model import NO_TEAM, SCOPES, Network, is_within
 from sfp_server.identity.tokens import hash_of, is_application_token
 from sfp_server.identity.trusted import ExternalClaims, Trusted
 
 SQL = load(__package__ or "", "identity.sql")
 
 #: seconds an answer may be used again
-_FRESH = 1.0
+_FRESH = 0.5
 #: answers kept at once
 _MOST = 10_000
 
@@ -40,6 +48,8 @@ class _Known:
 
     actor: Actor
     until: float
+    #: where the token may be used from; none: anywhere
+    networks: Sequence[Network] = ()
 
 
 class Authenticator:
@@ -51,29 +61,37 @@ class Authenticator:
         self._trusted = trusted
         self._known: dict[tuple[bytes, str | None], _Known] = {}
         self._generation = 0
+        self._told: list[Callable[[], None]] = []
 
     async def actor(self, token: str, *, team: str | None, address: str = "") -> Actor:
         """The actor of `token`, acting in `team` (a slug; None: the first joined, or the token's own).
 
-        Raises TokenInvalid, TokenExpired, TokenRevoked, NotFound (a team that is not the actor's), Unavailable.
+        Raises TokenInvalid, TokenExpired, TokenRevoked, NotFound (a team that is not the actor's), AddressNotAllowed,
+        TooManyRequests (unknown tokens from there), Unavailable.
         """
-        del address  # the edge and the guard count requests per address; guessing 256 bits needs no other limit
         if len(token) > compact.MAX_SIZE:
             raise compact.invalid()
         key = (hash_of(token), team)
         known = self._known.get(key)
-        if known is not None and time.monotonic() < known.until:
-            return known.actor
-        generation = self._generation
-        actor, lives = await self._look_up(token, key[0], team)
-        if generation == self._generation:  # else something changed while we read: do not keep what may be old
-            self._remember(key, _Known(actor=actor, until=time.monotonic() + min(_FRESH, lives)))
-        return actor
+        if known is None or time.monotonic() >= known.until:
+            generation = self._generation
+            known = await self._look_up(token, key[0], team, address)
+            if generation == self._generation:  # else something changed while we read: do not keep what may be old
+                self._remember(key, known)
+        if not is_within(address, known.networks):
+            raise AddressNotAllowed("this token may not be used from this address")
+        return known.actor
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call `told` whenever something about identity has changed."""
+        self._told.append(told)
 
     def forget(self) -> None:
         """Drop every answer: something about identity has changed."""
         self._generation += 1
         self._known.clear()
+        for told in self._told:
+            told()
 
     async def watch(self) -> None:
         """Listen for changes of identity until cancelled."""
@@ -89,33 +107,36 @@ class Authenticator:
             self._known.clear()
         self._known[key] = known
 
-    async def _look_up(self, token: str, digest: bytes, team: str | None) -> tuple[Actor, float]:
-        """The actor, and how many seconds the token still lives."""
+    async def _look_up(self, token: str, digest: bytes, team: str | None, address: str) -> _Known:
         if token.startswith("sfp_at_"):
             if not is_application_token(token):
                 raise compact.invalid()
-            return await self._application(digest, team)
+            return await self._application(digest, team, address)
         now = time.time()
         if self._trusted.is_issuer(token):
             external = await self._trusted.verify_external(token)
-            return await self._external(external, team), external.dead_at - now
+            return _kept(await self._external(external, team), external.dead_at - now)
         claims = self._signer.verify(token, now=int(now))
-        return await self._user(claims, team), claims.dead_at - now
+        return _kept(await self._user(claims, team), claims.dead_at - now)
 
-    async def _application(self, digest: bytes, team: str | None) -> tuple[Actor, float]:
+    async def _application(self, digest: bytes, team: str | None, address: str) -> _Known:
+        waits: TooManyRequests | None = None
         async with self._db.identifying(presented_hash=digest) as tx:
             row = await tx.one(SQL["presented_token"], digest)
             if row is None:
-                raise compact.invalid()
-            if row["revoked"]:
-                raise TokenRevoked("the token has been revoked")
-            if row["expired"]:
-                raise TokenExpired("the token has expired; application tokens are not renewed: create another")
-            if row["stale"]:
-                await tx.execute(SQL["touch_token"], digest)
+                waits = await refuse(tx, guess(Kind.APPLICATION_TOKEN, address=address))
+            elif row["stale"] and not row["revoked"] and not row["expired"]:
+                await tx.execute(SQL["touch_token"], digest, address)
+        if row is None:  # raised out here, so that what was counted is committed
+            raise waits or compact.invalid()
+        if row["revoked"]:
+            raise TokenRevoked("the token has been revoked")
+        if row["expired"]:
+            raise TokenExpired("the token has expired; application tokens are not renewed: create another")
         if team is not None and team != row["slug"]:
             raise NotFound("there is no such team")
-        return _application_actor(row), row["expires_at"].timestamp() - time.time()
+        lives = row["expires_at"].timestamp() - time.time()
+        return _kept(application_actor(row), lives, row["allowed_addresses"])
 
     async def _user(self, claims: Claims, team: str | None) -> Actor:
         async with self._db.identifying(user_id=claims.user_id) as tx:
@@ -150,7 +171,12 @@ class Authenticator:
         return None if found is None or found["disabled"] else found
 
 
-def _application_actor(row: Row) -> Actor:
+def _kept(actor: Actor, lives: float, networks: Sequence[Network] = ()) -> _Known:
+    return _Known(actor=actor, until=time.monotonic() + min(_FRESH, lives), networks=networks)
+
+
+def application_actor(row: Row) -> Actor:
+    """From id, name, scopes, team_id, slug of an application token."""
     return Actor(
         id=row["id"],
         role=Role.APPLICATION,
@@ -160,6 +186,11 @@ def _application_actor(row: Row) -> Actor:
         # what was granted, and never more than the role may have today
         scopes=frozenset(row["scopes"]) & SCOPES[Role.APPLICATION],
     )
+
+
+def member_actor(row: Row) -> Actor:
+    """From id, email, role, team_id, slug of a member: what it may do in this team."""
+    return _user_actor(row["id"], row["email"], [row], row["slug"])
 
 
 def _chosen(memberships: Sequence[Row], team: str | None) -> Row | None:

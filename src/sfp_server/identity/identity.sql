@@ -26,7 +26,7 @@ SELECT m.team_id, t.slug, t.name, m.role
 
 -- name: presented_token
 -- The application token whose hash this transaction presents. No row: there is none.
-SELECT a.id, a.name, a.scopes, a.team_id, t.slug,
+SELECT a.id, a.name, a.scopes, a.team_id, t.slug, a.allowed_addresses,
        a.revoked_at IS NOT NULL AS revoked,
        a.expires_at <= now() AS expired,
        a.expires_at,
@@ -37,7 +37,8 @@ SELECT a.id, a.name, a.scopes, a.team_id, t.slug,
 
 -- name: touch_token
 UPDATE application_tokens
-   SET last_used_at = now()
+   SET last_used_at = now(),
+       last_used_address = $2
  WHERE token_hash = $1;
 
 -- name: user_by_email
@@ -203,24 +204,63 @@ UPDATE login_attempts
  WHERE subject = ANY ($1::text[]);
 
 -- name: create_token
-INSERT INTO application_tokens (id, team_id, name, token_hash, scopes, created_by, created_by_name, expires_at)
-VALUES ($1, current_team(), $2, $3, $4, $5, $6, now() + make_interval(days => $7))
+-- A token that is made for less than a week is not told of as one that expires within a week; and so on.
+INSERT INTO application_tokens (id, team_id, name, token_hash, scopes, created_by, created_by_name, expires_at,
+                                allowed_addresses, from_ci, told)
+VALUES ($1, current_team(), $2, $3, $4, $5, $6, now() + make_interval(secs => $7), $8::text[]::cidr[], $9,
+        CASE WHEN $9 THEN 3 WHEN $7 <= 86400 THEN 2 WHEN $7 <= 7 * 86400 THEN 1 ELSE 0 END)
 RETURNING created_at, expires_at;
 
+-- name: sweep_tokens
+-- Remove some that the exchange made and that nobody could use for a day.
+DELETE FROM application_tokens
+ WHERE id IN (
+         SELECT id
+           FROM application_tokens
+          WHERE team_id = current_team()
+            AND from_ci
+            AND expires_at < now() - interval '1 day'
+          LIMIT 20);
+
+-- name: tokens_to_tell
+-- Tokens of all teams of whose end something is to be told: seven days, one day before, and when it is there.
+SELECT id, team_id
+  FROM application_tokens
+ WHERE revoked_at IS NULL
+   AND (told < 3 AND expires_at <= now()
+        OR told < 2 AND expires_at <= now() + interval '1 day'
+        OR told < 1 AND expires_at <= now() + interval '7 days')
+ ORDER BY expires_at
+ LIMIT 100;
+
+-- name: tell_token
+-- Take the telling for this transaction. No row: somebody else has told it, or it was revoked.
+UPDATE application_tokens
+   SET told = CASE WHEN expires_at <= now() THEN 3 WHEN expires_at <= now() + interval '1 day' THEN 2 ELSE 1 END
+ WHERE id = $1
+   AND revoked_at IS NULL
+   AND told < CASE WHEN expires_at <= now() THEN 3 WHEN expires_at <= now() + interval '1 day' THEN 2 ELSE 1 END
+   AND expires_at <= now() + interval '7 days'
+RETURNING id, name, expires_at, told;
+
 -- name: list_tokens
+-- Those of the exchange only when asked for: they come by the minute.
 SELECT a.id, a.name, t.slug AS team, a.scopes, a.created_at, a.created_by_name AS created_by,
-       a.expires_at, a.revoked_at, a.last_used_at
+       a.expires_at, a.revoked_at, a.last_used_at, a.last_used_address,
+       a.allowed_addresses, a.from_ci
   FROM application_tokens a
   JOIN teams t ON t.id = a.team_id
  WHERE a.team_id = current_team()
    AND ($1::uuid IS NULL OR a.id < $1)
+   AND ($3 OR NOT a.from_ci)
  ORDER BY a.id DESC
  LIMIT $2;
 
 -- name: find_token
 -- No row: unknown, or another team's.
 SELECT a.id, a.name, t.slug AS team, a.scopes, a.created_at, a.created_by_name AS created_by,
-       a.expires_at, a.revoked_at, a.last_used_at
+       a.expires_at, a.revoked_at, a.last_used_at, a.last_used_address,
+       a.allowed_addresses, a.from_ci
   FROM application_tokens a
   JOIN teams t ON t.id = a.team_id
  WHERE a.id = $1
@@ -233,7 +273,7 @@ UPDATE application_tokens
  WHERE id = $1
    AND team_id = current_team()
    AND revoked_at IS NULL
-RETURNING name;
+RETURNING name, expires_at;
 
 -- name: add_team
 INSERT INTO teams (id, slug, name)
@@ -255,3 +295,44 @@ INSERT INTO memberships (team_id, user_id, role)
 VALUES ($1, $2, 'owner')
 ON CONFLICT (team_id, user_id) DO UPDATE
    SET role = 'owner';
+
+-- name: member_as_actor
+-- A user of the team of this transaction, by id or by e-mail address. No row: not a member, or disabled.
+SELECT u.id, u.email, m.role, m.team_id, t.slug
+  FROM memberships m
+  JOIN users u ON u.id = m.user_id
+  JOIN teams t ON t.id = m.team_id
+ WHERE m.team_id = current_team()
+   AND u.disabled_at IS NULL
+   AND CASE WHEN $1::uuid IS NOT NULL THEN u.id = $1 ELSE u.email = $2 END;
+
+-- name: token_as_actor
+-- A token of the team of this transaction that opens something.
+SELECT a.id, a.name, a.scopes, a.team_id, t.slug
+  FROM application_tokens a
+  JOIN teams t ON t.id = a.team_id
+ WHERE a.id = $1
+   AND a.team_id = current_team()
+   AND a.revoked_at IS NULL
+   AND now() < a.expires_at;
+
+-- name: task_as_resource
+SELECT created_by
+  FROM tasks
+ WHERE id = $1;
+
+-- name: artifact_as_resource
+SELECT created_by
+  FROM artifacts
+ WHERE id = $1;
+
+-- name: secret_as_resource
+SELECT created_by
+  FROM secrets
+ WHERE name = $1;
+
+-- name: application_token_as_resource
+SELECT created_by::text AS created_by
+  FROM application_tokens
+ WHERE id = $1
+   AND team_id = current_team();

@@ -1,29 +1,23 @@
 """Sign-in and application tokens."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, delete, get, post
+from litestar import Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 
 from sfp_server.actor import Actor, Role
 from sfp_server.db.database import Database
 from sfp_server.db.queries import load
-from sfp_server.errors import Forbidden, TokenInvalid, Unauthenticated
-from sfp_server.identity import application_tokens
+from sfp_server.errors import TokenInvalid, Unauthenticated
 from sfp_server.identity.authenticate import Authenticator
 from sfp_server.identity.flows import Flows
 from sfp_server.identity.jwt import Signer
-from sfp_server.identity.model import ApplicationToken
-from sfp_server.identity.seal import AnswerSeal
 from sfp_server.identity.sessions import Caller, Sessions, SignedIn
 from sfp_server.identity.trusted import Trusted
 from sfp_server.web.guard import PUBLIC, address_of
-from sfp_server.web.idempotency import once
-from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after, page
 from sfp_server.web.wire import ApiRequest, SnakeWire, Wire
 
 SQL = load(__package__ or "", "identity.sql")
@@ -143,103 +137,12 @@ async def jwks(signer: NamedDependency[Signer]) -> Response[dict[str, Any]]:
     return Response(signer.public_keys(), headers={"Cache-Control": "public, max-age=300"})
 
 
-class CreateToken(Wire):
-    name: Name
-    #: days
-    expires_in: Days = 30
-    scopes: list[ScopeName] | None = None
-
-
-class CreatedToken(Wire):
-    id: UUID
-    name: str
-    #: shown once
-    token: str
-    team: str
-    scopes: list[str]
-    created_at: datetime
-    created_by: str
-    expires_at: datetime
-    status: str
-
-
-class TokenRow(Wire):
-    id: UUID
-    name: str
-    team: str
-    scopes: list[str]
-    created_at: datetime
-    created_by: str
-    expires_at: datetime
-    last_used_at: datetime | None
-    status: str
-
-
-@post("/application-tokens", opt={"scope": "application-tokens:manage"})
-async def create_token(
-    data: JSONBody[CreateToken],
-    request: ApiRequest,
-    actor: NamedDependency[Actor],
-    db: NamedDependency[Database],
-    answer_seal: NamedDependency[AnswerSeal],
-) -> Response[CreatedToken]:
-    """Make a token for a machine; its text is shown in this answer only."""
-    _only_users(actor)
-
-    async def make() -> CreatedToken:
-        made = await application_tokens.create(tx, actor, name=data.name, days=data.expires_in, scopes=data.scopes)
-        return CreatedToken(
-            id=made.id,
-            name=data.name,
-            token=made.token,
-            team=actor.team_slug,
-            scopes=made.scopes,
-            created_at=made.created_at,
-            created_by=actor.name,
-            expires_at=made.expires_at,
-            status="active",
-        )
-
-    async with db.transaction(actor) as tx:
-        made = await once(tx, actor, request, make, seal=answer_seal.seal, unseal=answer_seal.unseal)
-    return made.response()
-
-
-@get("/application-tokens", opt={"scope": "application-tokens:manage"})
-async def list_tokens(
-    actor: NamedDependency[Actor], db: NamedDependency[Database], limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> Page[TokenRow]:
-    """The team's tokens, newest first."""
-    _only_users(actor)
-    async with db.transaction(actor) as tx:
-        tokens = await application_tokens.page(tx, before=after(cursor), limit=limit + 1)
-    now = datetime.now(UTC)
-    return page([_row(token, now) for token in tokens], limit, key=lambda row: row.id)
-
-
-@delete("/application-tokens/{token_id:uuid}", opt={"scope": "application-tokens:manage"}, status_code=200)
-async def revoke_token(
-    token_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
-) -> TokenRow:
-    """Make a token worthless, at once and everywhere."""
-    _only_users(actor)
-    async with db.transaction(actor) as tx:
-        revoked = await application_tokens.revoke(tx, actor, token_id)
-    return _row(revoked, datetime.now(UTC))
-
-
-ROUTES = [login, token, callback, logout, jwks, create_token, list_tokens, revoke_token]
+ROUTES = [login, token, callback, logout, jwks]
 
 
 def caller_of(request: ApiRequest) -> Caller:
     """Where a request comes from, for sessions and the audit trail."""
     return Caller(address=address_of(request), user_agent=request.headers.get("user-agent", ""))
-
-
-def _only_users(actor: Actor) -> None:
-    """No token of a machine makes or ends tokens, whatever its scopes say. Raises Forbidden."""
-    if actor.role is not Role.OWNER:
-        raise Forbidden("application tokens are managed by owners, signed in as themselves")
 
 
 async def signed_answer(db: Database, signed: SignedIn) -> Signed:
@@ -254,18 +157,4 @@ async def signed_answer(db: Database, signed: SignedIn) -> Signed:
         token_type="bearer",  # noqa: S106 (the name of a kind of token)
         expires_in=signed.expires_in,
         user=SignedInUser(id=signed.user_id, email=signed.email, role=role),
-    )
-
-
-def _row(token: ApplicationToken, now: datetime) -> TokenRow:
-    return TokenRow(
-        id=token.id,
-        name=token.name,
-        team=token.team,
-        scopes=token.scopes,
-        created_at=token.created_at,
-        created_by=token.created_by,
-        expires_at=token.expires_at,
-        last_used_at=token.last_used_at,
-        status=token.status(now),
     )

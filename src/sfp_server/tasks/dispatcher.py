@@ -21,6 +21,7 @@ import structlog
 
 from sfp_server.db.database import Database, Row
 from sfp_server.errors import SfpError
+from sfp_server.identity import application_tokens
 from sfp_server.pace import Pace
 from sfp_server.tasks.attempt import Attempt, Ending, Engine
 from sfp_server.tasks.claims import claimed
@@ -39,6 +40,7 @@ _LOOK_SECONDS = 1.0
 _LOOKS_AT_ONCE, _LOOKS_PER_SECOND = 10, 50
 #: seconds between two looks for months to make and to drop
 _CLEAN_SECONDS = 3600.0
+_TELL_SECONDS = 60.0
 #: of its time at most this share goes into the reasons of waiting tasks, unless they are older than so many seconds
 _EXPLAIN_SHARE, _EXPLAIN_SECONDS = 0.02, 15.0
 #: leases are renewed this many times before they would run out
@@ -123,6 +125,7 @@ class Dispatcher:
             self._every(_LOOK_SECONDS, self._keep_house),
             self._every(_LOOK_SECONDS * 2, self._report_state),
             self._every(_CLEAN_SECONDS, self._clean),
+            self._every(_TELL_SECONDS, self._tell_of_tokens),
         ]
 
     # ------------------------------------------------------------------------------------------- claiming
@@ -388,6 +391,10 @@ class Dispatcher:
             draft = self._state_file.with_suffix(".part")
             draft.write_text(json.dumps(state))
             draft.replace(self._state_file)
+
+    async def _tell_of_tokens(self) -> None:
+        """Ours is the instance's clock: application tokens that end soon are told of, once whoever looks."""
+        await application_tokens.tell(self._engine.database)
 
     async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat a step for ever; one that fails is logged and comes again."""

@@ -63,6 +63,9 @@ class TaskError:
     retryable: bool = False
 
 
+#: the scope that somebody else's task needs beside the route's own
+OTHERS = "tasks:cancel-any"
+
 #: what a retry can mend; the rest would fail the same way again
 RETRYABLE = frozenset(
     {"exit_code", "timeout", "out_of_memory", "worker_lost", "workspace", "credential", "cannot_start"}

@@ -18,7 +18,7 @@ from sfp_server.settings import Settings
 from sfp_server.tasks import answers, explain, service, wire
 from sfp_server.tasks.ends import Ends
 from sfp_server.tasks.kind import Kinds
-from sfp_server.tasks.model import Queue, Status
+from sfp_server.tasks.model import OTHERS, Queue, Status
 from sfp_server.web.guard import bearer
 from sfp_server.web.idempotency import once
 from sfp_server.web.paging import DEFAULT_LIMIT, Cursor, Limit, Page, after, page
@@ -185,7 +185,9 @@ async def get_result(
             actor = await authenticator.actor(bearer(request), team=actor.team_slug or None)
 
 
-@delete("/tasks/{task_id:uuid}", opt={"scope": "tasks:write", "errors": (AlreadyFinal,)}, status_code=200)
+@delete(
+    "/tasks/{task_id:uuid}", opt={"scope": "tasks:write", "others": OTHERS, "errors": (AlreadyFinal,)}, status_code=200
+)
 async def cancel(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> answers.Cancelled:
@@ -196,7 +198,11 @@ async def cancel(
     return answers.Cancelled(message=told, status=status)
 
 
-@post("/tasks/{task_id:uuid}/retry", opt={"scope": "tasks:write", "errors": (NotFinished,)}, status_code=201)
+@post(
+    "/tasks/{task_id:uuid}/retry",
+    opt={"scope": "tasks:write", "others": OTHERS, "errors": (NotFinished,)},
+    status_code=201,
+)
 async def retry(
     task_id: FromPath[UUID], request: ApiRequest, actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> Response[answers.SubmittedTask]:
@@ -211,7 +217,11 @@ async def retry(
     return answer.response()
 
 
-@post("/tasks/{task_id:uuid}/stop-recurring", opt={"scope": "tasks:write", "errors": (Conflict,)}, status_code=200)
+@post(
+    "/tasks/{task_id:uuid}/stop-recurring",
+    opt={"scope": "tasks:write", "others": OTHERS, "errors": (Conflict,)},
+    status_code=200,
+)
 async def stop_recurring(
     task_id: FromPath[UUID], actor: NamedDependency[Actor], db: NamedDependency[Database]
 ) -> answers.Cancelled:

@@ -28,7 +28,7 @@ from sfp_server.errors import (
 )
 from sfp_server.settings import Settings
 from sfp_server.tasks.kind import Kind, Kinds
-from sfp_server.tasks.model import Status
+from sfp_server.tasks.model import OTHERS, Status
 from sfp_server.tasks.recurrence import rhythm_of
 from sfp_server.tasks.wire import LimitsBody, RecurrenceConfig, SalesforceCredential, SubmitTask
 from sfp_server.web.wire import convert
@@ -208,7 +208,7 @@ async def retry(tx: Tx, actor: Actor, task_id: UUID, *, request_id: str) -> Row:
         raise Conflict("a series is not retried: retry one of its runs, or submit it again")
     if not Status(old["status"]).is_final:
         raise NotFinished(f"the task is {old['status']}; it can be retried when it has ended")
-    if old["created_by"] != actor.label and "tasks:cancel-any" not in actor.scopes:
+    if old["created_by"] != actor.label and OTHERS not in actor.scopes:
         raise Forbidden("only an owner or an application may retry somebody else's task")
     await _require_credentials(tx, old["credentials"], at="credentials")
     row = await tx.one(SQL["copy"], task_id, actor.label, actor.name, request_id)
@@ -317,7 +317,7 @@ async def cancel(tx: Tx, actor: Actor, task_id: UUID) -> Status:
     row = await tx.one(SQL["lock"], task_id)
     if row is None:
         raise NotFound(f"there is no task {task_id}")
-    if row["created_by"] != actor.label and "tasks:cancel-any" not in actor.scopes:
+    if row["created_by"] != actor.label and OTHERS not in actor.scopes:
         raise Forbidden("only an owner or an application may cancel somebody else's task")
     status = Status(row["status"])
     if status.is_final:

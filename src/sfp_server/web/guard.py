@@ -15,6 +15,7 @@ to on purpose (an identity provider that sends a person back) says so, and has a
     @post("/auth/saml/acs", opt={"scope": PUBLIC, "cross_origin": True})
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -73,9 +74,32 @@ class Guard:
         actor = await self.authenticate(bearer(connection), team=team, address=address_of(connection))
         connection.scope["user"] = actor
         self.limiter.check(scope, actor.label, "actor", self.actor_limit)
-        scopes = actor.anywhere if handler.opt.get("anywhere") else actor.scopes
-        if not isinstance(needed, str) or needed not in scopes:
-            raise Forbidden(f"this needs the scope {needed}" if needed else "this route declares no scope")
+        decision = decide(handler.opt, actor)
+        if not decision.allowed:
+            raise Forbidden(decision.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Whether somebody may do something, and by which rule."""
+
+    allowed: bool
+    #: `public`, `scope:<scope>`, `undeclared`
+    rule: str
+    reason: str
+
+
+def decide(opt: Mapping[str, Any], actor: Actor) -> Decision:
+    """The one place that says whether an actor may use a route that declares `opt`."""
+    needed: object = opt.get("scope")
+    if needed == PUBLIC:
+        return Decision(allowed=True, rule=PUBLIC, reason="everybody may")
+    if not isinstance(needed, str):
+        return Decision(allowed=False, rule="undeclared", reason="this route declares no scope")
+    scopes = actor.anywhere if opt.get("anywhere") else actor.scopes
+    if needed not in scopes:
+        return Decision(allowed=False, rule=f"scope:{needed}", reason=f"this needs the scope {needed}")
+    return Decision(allowed=True, rule=f"scope:{needed}", reason=f"{actor.label} has it as {actor.role}")
 
 
 def _team_of(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> str | None:
