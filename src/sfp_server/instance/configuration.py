@@ -127,8 +127,9 @@ def _parted(given: Any) -> tuple[dict[str, Any], Any]:  # parsed JSON of somebod
         return {}, given
     entries = cast("dict[str, Any]", given)  # JSON objects have text keys
     known = known_keys()
-    ours = {name: value for name, value in entries.items() if isinstance(value, dict) or f"secrets.{name}" in known}
-    return ours, {name: value for name, value in entries.items() if name not in ours}
+    ours = {name for name in entries if any(f"{key}.".startswith(f"secrets.{name}.") for key in known)}
+    parts = [{name: value for name, value in entries.items() if (name in ours) is mine} for mine in (True, False)]
+    return parts[0], parts[1]
 
 
 def _older_secrets(given: Any) -> dict[str, str]:  # parsed JSON of somebody else's file
