@@ -1,7 +1,7 @@
 """Looking for planted secrets wherever an instance could have left them: files, processes, the database.
 
 A secret is looked for by a part of it that occurs nowhere else, raw, in hex, and inside longer base64 at each of the
-three alignments; the part has letters and digits only, so URL and JSON escapes leave it as it is. It is told where
+three alignments; the part has letters, digits, - and _ only, so URL and JSON escapes leave it as it is. It is told where
 something was found, never in which surroundings.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 
 #: bytes that are read at once, and that two reads share, so that nothing hides on the border
 CHUNK, OVERLAP = 8 * 1024 * 1024, 512
+#: what memory is mostly full of
+EMPTY = re.compile(rb"\0{64,}")
 #: bytes of the shortest part that cannot be there by chance
 SHORTEST = 16
 
@@ -35,9 +37,9 @@ class Planted:
 
     parts: dict[str, bytes] = field(default_factory=dict)
 
-    def add(self, name: str, secret: str) -> str:
-        """Know `secret` by its longest run of letters and digits; answers the secret itself."""
-        part = max(re.findall(r"[A-Za-z0-9]+", secret), key=len)
+    def add(self, name: str, secret: str, *, whole: bool = False) -> str:
+        """Know `secret` by its longest run of plain characters, or as a whole; answers the secret itself."""
+        part = secret if whole else max(re.findall(r"[A-Za-z0-9_-]+", secret), key=len)
         assert len(part) >= SHORTEST, f"{name} has no part that cannot be there by chance"
         self.parts[name] = part.encode()
         return secret
@@ -78,20 +80,20 @@ class Search:
         except FileNotFoundError:  # rotated or removed meanwhile
             return
 
-    def process(self, pid: int, name: str, *, memory: bool) -> None:
-        """Arguments and environment of a process, and what it holds in memory."""
+    def process(self, pid: int, name: str, *, memory: bool, shared: bool = True) -> None:
+        """Arguments and environment of a process, and what it holds in memory, with or without what others see too."""
         for what in ("cmdline", "environ"):
             try:
                 self.look(f"{name}: {what}", Path(f"/proc/{pid}/{what}").read_bytes(), kind="processes")
             except OSError:  # it has ended, or is another user's
                 return
         if memory:
-            for chunk in memory_of(pid):
+            for chunk in memory_of(pid, shared=shared):
                 self.look(f"{name}: memory", chunk, kind="memory")
 
 
-def memory_of(pid: int) -> Iterator[bytes]:
-    """All that a process can write to, piece by piece; what has been unmapped meanwhile is left out."""
+def memory_of(pid: int, *, shared: bool) -> Iterator[bytes]:
+    """All that a process can write to, piece by piece, without empty pages; what was unmapped meanwhile is left out."""
     try:
         maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
         memory = Path(f"/proc/{pid}/mem").open("rb", buffering=0)  # noqa: SIM115 (closed below)
@@ -101,12 +103,12 @@ def memory_of(pid: int) -> Iterator[bytes]:
         for line in maps:
             place, rights, *_ = line.split()
             first, last = (int(part, 16) for part in place.split("-"))
-            if "rw" not in rights:
+            if "rw" not in rights or (rights.endswith("s") and not shared):
                 continue
             for start in range(first, last, CHUNK):
                 try:
                     memory.seek(start)
-                    yield memory.read(min(CHUNK + OVERLAP, last - start))
+                    yield EMPTY.sub(b"\0", memory.read(min(CHUNK + OVERLAP, last - start)))
                 except (OSError, OverflowError, ValueError):
                     continue
 

@@ -53,7 +53,7 @@ def planted(before: set[Path], instance: Instance, owner: Client) -> Planted:
     """Every kind of secret that an instance is given or makes, used once."""
     made = Planted()
     jobs = Jobs(owner)
-    made.add("password of the owner", instance.made["admin"]["password"].replace("-", "x").replace("_", "x"))
+    made.add("password of the owner", instance.made["admin"]["password"], whole=True)
     with instance.http() as http:
         login = http.post("/sfp/api/auth/admin/login", json={
             "email": instance.made["admin"]["email"], "password": instance.made["admin"]["password"]}).json()  # fmt: skip
@@ -84,7 +84,6 @@ def planted(before: set[Path], instance: Instance, owner: Client) -> Planted:
     ran = jobs.python(LEAKY, credentials=[{"type": "secret", "name": "PLANTED_EVERYWHERE", "env": "IT"}])
     assert (ran.status, ran.lines != []) == ("completed", True)
     owner.secrets.set("PLANTED_EVERYWHERE", made.add("newer value of a secret", new()))
-    made.parts.pop("renewed access token" if renewed["access_token"] == login["access_token"] else "", None)
     return made
 
 
@@ -158,17 +157,18 @@ def test_no_process_has_any_in_its_arguments_environment_or_memory(planted: Plan
         if pid != os.getpid():
             service = name.partition(",")[0]
             looked_at.add(service)
-            search.process(pid, name, memory=os.geteuid() == 0 and service not in CARRIERS)
+            memory = os.geteuid() == 0 and service not in CARRIERS
+            search.process(pid, name, memory=memory, shared="child" not in name)
     assert looked_at >= {"api", "broker", "cache", "caddy", "deliverer", "dispatcher", "guard", "postgres", "auditor"}
-    assert os.geteuid() != 0 or search.seen["memory"] > 50_000_000
+    assert os.geteuid() != 0 or search.seen["memory"] > 20_000_000
     assert search.found == set(), told(search)
 
 
 def test_the_scan_would_have_found_them(planted: Planted, healthy: Instance):
-    """The API's memory holds what it has just been asked with: if not even that is found, the others prove nothing."""
+    """Planted where it must not be, each of them is seen; tests/unit/test_planted.py has the encodings."""
     log = healthy.place.logs / "planted.log"
     log.write_bytes(b"\n".join(planted.parts.values()))
     search = planted.search()
     search.files([healthy.place.logs])
     log.unlink()
-    assert {name for where, name in search.found} == set(planted.parts)
+    assert {name for _, name in search.found} == set(planted.parts)

@@ -33,9 +33,9 @@ def good(tmp_path: Path) -> Look:
     for name, text in MACHINE.items():
         (machine / name).parent.mkdir(parents=True, exist_ok=True)
         (machine / name).write_text(text)
-    for folder in (directory, directory / "secrets", directory / "run"):
+    for folder in (directory, *(directory / name for name in ("secrets", "run", "signing", "vault"))):
         folder.mkdir(mode=0o700)
-    for name, text in {"config.json": "{}", "secrets/jwt-signing.pem": "key", "secrets/vault-private.pem": "key",
+    for name, text in {"config.json": "{}", "signing/1.pem": "key", "vault/keys": "key",
                        "run/dispatcher.json": '{"runtime": "sandbox"}'}.items():  # fmt: skip
         (directory / name).write_text(text)
         (directory / name).chmod(0o600)

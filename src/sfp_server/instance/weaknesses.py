@@ -359,17 +359,21 @@ def audit_checkpoints(look: Look) -> Iterator[Finding]:
 
 def keys(look: Look) -> Iterator[Finding]:
     """By the age of their files: rotating a key makes a new one."""
-    for what, name in (("signing key", "jwt-signing.pem"), ("master key", "vault-private.pem")):
-        path = look.at.secrets / name
-        if not path.is_file():
-            continue
+    for what, path in (("signing key", _newest(look.at.signing)), ("master key", look.at.vault / "keys")):
+        if path is None or not path.is_file():
+            continue  # it is kept elsewhere
         days = (look.now.timestamp() - path.stat().st_mtime) / 86400
         yield _judged(
             what,
             f"{days:.0f} days old" if days > OLD_KEY else "",
-            mend="rotate it",
+            mend="sfp-server keys rotate" if what == "signing key" else "rotate the vault's key (docs/secrets.md)",
             fine=f"{max(days, 0):.0f} days old",
         )
+
+
+def _newest(directory: Path) -> Path | None:
+    """Of the keys that sign; their names are the times of their making."""
+    return max(directory.glob("*.pem"), key=lambda path: path.stat().st_mtime, default=None)
 
 
 # ------------------------------------------------------------------------------------------- who is let in, and how

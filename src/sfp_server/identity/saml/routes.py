@@ -25,15 +25,12 @@ from sfp_server.web.wire import ApiRequest
 _MOST = 1024 * 1024
 
 
-class ProviderAnswer(
-    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename={"answer": "SAMLResponse", "state": "RelayState"}
-):
-    """As browsers post it for the provider; the rest is in the form with which our own page sends it once more."""
+class ProviderAnswer(msgspec.Struct, kw_only=True, rename={"answer": "SAMLResponse", "state": "RelayState"}):
+    """As browsers post it for the provider, which may add fields of its own; our page sends it once more as `again`."""
 
     answer: Annotated[str, msgspec.Meta(max_length=_MOST)] = ""
     state: Annotated[str, msgspec.Meta(max_length=500)] = ""
     again: Annotated[str, msgspec.Meta(max_length=10)] = ""
-    csrf: Annotated[str, msgspec.Meta(max_length=100)] = ""
 
 
 @get(
