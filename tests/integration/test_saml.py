@@ -388,7 +388,7 @@ async def test_a_broken_form_is_no_bug(sso):
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     async with sso.client() as client:
         answers = [await client.post(f"{API}/auth/saml/corp/acs", content=body, headers=form) for body in bodies]
-    assert [answer.status_code for answer in answers] == [403, 400, 400, 403, 413]
+    assert [answer.status_code for answer in answers] == [403, 403, 400, 403, 413]
 
 
 async def test_an_unsolicited_answer_is_refused(sso, idp):

@@ -201,3 +201,19 @@ async def test_its_log_is_json_with_the_request_id(served):
     assert (line["message"], line["route"], line["status"], line["service"]) == ("request", f"{API}/ping", 200, "api")
     assert "secret" not in served.log.read_text()
     assert "Bearer" not in served.log.read_text()
+
+
+async def test_a_forged_address_does_not_get_around_the_limits_of_guessing(served, tmp_path):
+    """Through the real process: whoever is not the edge has the address that it comes from, whatever it says."""
+    guess = {"email": "nobody@acme.example", "password": "wrong"}
+    edge = {"X-Sfp-Edge": (tmp_path / "secrets" / "edge-key").read_text()}
+    async with httpx.AsyncClient(base_url=f"{served.url}{API}") as client:
+
+        async def tried(number, **headers):
+            forged = {"X-Forwarded-For": f"198.51.100.{number}", "Forwarded": f"for=198.51.100.{number}"} | headers
+            body = {"grant_type": "refresh_token", "refresh_token": "sfp_rt_x"}
+            return (await client.post("/auth/token", json=body, headers=forged)).status_code
+
+        assert [await tried(number) for number in range(51)] == [401] * 50 + [429]
+        assert await tried(1, **edge) == 401
+        assert (await client.post("/auth/admin/login", json=guess, headers=edge)).status_code == 401

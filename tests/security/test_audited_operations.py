@@ -11,6 +11,7 @@ WITHOUT = {
     "DELETE ~/tasks/{task_id}": "the task keeps who cancelled it",
     "POST ~/tasks/{series_id}/stop-recurring": "the same",
     "POST ~/tasks/preview-recurrence": "changes nothing",
+    "POST ~/authz/check": "asks only",
     "POST ~/artifacts": "the artifact says who uploaded it",
     "POST ~/auth/device/code": "asks only; that somebody approves it is audited",
     "POST ~/auth/token": "a session goes on; its end, and the re-use of a token, are audited",
@@ -19,6 +20,7 @@ WITHOUT = {
 #: what does not succeed as it is declared in `rights.py`; that it is audited when it does, tests of its own say
 ELSEWHERE = {
     "POST ~/auth/device/token": "needs an approved code: the sign-in is session.opened",
+    "POST ~/auth/oidc/exchange": "needs a CI system's token: application_token.exchanged",
     "POST ~/auth/callback": "needs a code of a provider: session.opened, session.refused",
     "POST ~/auth/saml/{provider_id}/acs": "needs an assertion: session.opened, session.refused",
     "POST ~/auth/sign-in": "a form with its own secret: session.opened, session.refused",
@@ -28,7 +30,6 @@ ELSEWHERE = {
     "DELETE ~/sso/providers/{provider_id}": "the same",
     "POST ~/secrets/rotate-keys": "needs the broker: vault.rotated",
     "DELETE ~/teams/{slug}": "the last team stays",
-    "POST ~/secrets/rotate-keys": "the broker is away: it is vault.rotated",
     "DELETE ~/auth/sessions/{session_id}": "names a session that is not the caller's: session.ended otherwise",
 }
 

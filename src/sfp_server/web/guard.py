@@ -42,7 +42,7 @@ class Authenticate(Protocol):
 def bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     """The token of the Authorization header. Raises Unauthenticated."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    token = token.strip()
+    token = token.strip(" \t")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("send a token: Authorization: Bearer …")
     return token
