@@ -114,6 +114,14 @@ async def test_a_nonsense_page_is_400(api, query):
     assert (answer.status_code, answer.json()["errors"][0]["path"]) == (400, query.partition("=")[0])
 
 
+@pytest.mark.parametrize("query", ["limit=-1", "limit=0", "limit=1001", "after=-1", f"after={2**63}", "attempt=0"])
+async def test_nonsense_limits_of_logs_are_400(api, query):
+    async with api.client(await api.owner()) as client:
+        task = (await client.post(f"{API}/tasks", json={"type": "command", "data": {"argv": ["true"]}})).json()
+        answer = await client.get(f"{API}/logs/{task['operationId']}?{query}")
+    assert (answer.status_code, answer.json()["errors"][0]["path"]) == (400, query.partition("=")[0])
+
+
 async def test_a_stranger_is_told_nothing_particular(api):
     async with api.client() as client:
         unknown = (await client.get("/secret/path")).json()

@@ -137,7 +137,7 @@ async def export_audit(actor: NamedDependency[Actor], db: NamedDependency[Databa
 @get("/audit/.well-known/jwks.json", opt={"scope": PUBLIC})
 async def audit_keys(audit_keys: NamedDependency[KeyRing]) -> Response[Jwks]:
     """The public keys that check the audit trail and receipts, oldest first."""
-    return Response(Jwks(keys=audit_keys.jwks()["keys"]), headers={"Cache-Control": "max-age=300"})
+    return Response(Jwks(keys=audit_keys.jwks()["keys"]), headers={"Cache-Control": "public, max-age=300"})
 
 
 @get("/tasks/{task_id:uuid}/receipt", opt={"scope": "tasks:read", "errors": (NotFinished,)})

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-import msgspec
 from litestar import Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
@@ -35,8 +34,8 @@ _From = Annotated[datetime | None, QueryParameter(name="from")]
 _To = Annotated[datetime | None, QueryParameter(name="to")]
 #: seconds of a long poll
 Wait = Annotated[float, QueryParameter(ge=0, le=30)]
-_Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-_LogLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+_Seq = Annotated[int, QueryParameter(ge=0, le=2**63 - 1)]
+_LogLimit = Annotated[int, QueryParameter(ge=1, le=1000)]
 _Count = Annotated[int, QueryParameter(ge=1, le=100)]
 _Attempt = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 
