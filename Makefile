@@ -37,7 +37,7 @@ test: $(STAMP)
 ifneq (,$(findstring tests/,$(ARGS)))
 	$(PYTEST) $(ARGS)
 else
-	@$(MAKE) --no-print-directory -j2 --output-sync=line test-instances test-rest
+	@$(MAKE) --no-print-directory -j2 test-instances test-rest
 endif
 
 test-instances: $(STAMP)

@@ -118,6 +118,7 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
                 "db-sfp_api",
                 "answer-key",
                 "edge-key",
+                "provider-key",
                 "broker-key",
                 "vault-public",
                 "valkey",
@@ -129,7 +130,7 @@ def test_services_keep_no_rights_they_do_not_need(healthy: Instance):
         ("dispatcher", {"db-sfp_dispatcher"}),
         ("auditor", {"db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"}),
         ("deliverer", {"db-sfp_deliverer", "valkey"}),
-        ("caddy", set()),
+        ("caddy", {"edge-key"}),
     ],
 )
 def test_a_service_sees_its_own_secrets_only(healthy: Instance, service: str, secrets: set[str]):

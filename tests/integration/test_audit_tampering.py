@@ -256,6 +256,15 @@ async def test_an_older_database_is_found_by_the_checkpoints(trail, admin, writi
     assert found(await trail.verify(owner.team_id)) == [("missing", 7, 9)]
 
 
+async def test_an_emptied_trail_goes_on_behind_what_is_missing(trail, admin, writing, owner):
+    await admin.execute("TRUNCATE audit_log")
+    await trail.restart()
+    await write(writing, owner, 1, start=10)
+    await trail.seal()
+    assert found(await trail.verify()) == [("missing", 1, 9)]
+    assert found(await trail.verify(owner.team_id)) == [("missing", 1, 6)]
+
+
 async def test_what_the_running_auditor_remembers_shows_a_cut_after_the_last_checkpoint(trail, admin, writing, owner):
     await write(writing, owner, 3, start=10)
     await trail.seal()  # no checkpoint

@@ -178,6 +178,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
                 "answer-key",
                 "provider-key",
                 "edge-key",
+                "provider-key",
                 "vault-public",
                 "broker-key",
                 "audit-key",
