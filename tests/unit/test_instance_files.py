@@ -207,3 +207,11 @@ def test_it_is_remembered_which_ports_were_chosen(tmp_path: Path, named: dict, a
     assert {key: value for key, value in values.items() if key.startswith("auto")} == automatic
     assert named.items() <= values.items()
     assert {"port", "apiPort"} <= values.keys()
+
+
+def test_a_configuration_file_may_hold_settings_of_secrets_and_older_secrets(tmp_path: Path):
+    document = {"secrets": {"masterKey": {"source": "vault"}, "references": "vault=sfp/{team}/", "token": "older"}}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    wish = configuration.wanted({}, tmp_path / "config.json", {})
+    assert wish.secrets == {"imported-token": "older"}
+    assert wish.values == {"secrets.masterKey.source": "vault", "secrets.references": "vault=sfp/{team}/"}

@@ -106,7 +106,10 @@ def _read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not isinstance(document, dict):
         raise InstanceError(f"the configuration file {path} must hold a JSON object")
     values = cast("dict[str, Any]", document)  # JSON objects have text keys
-    secrets = _older_secrets(values.pop("secrets", {}))
+    ours, older = _parted(values.pop("secrets", {}))
+    secrets = _older_secrets(older)
+    if ours:
+        values["secrets"] = ours
     counts = values.get("workerCounts")
     if isinstance(counts, dict):
         by_queue = cast("dict[str, Any]", counts)
@@ -116,6 +119,17 @@ def _read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if unknown:
         raise InstanceError(f"the configuration file {path} has an unknown key: {', '.join(unknown)}")
     return flat, secrets
+
+
+def _parted(given: Any) -> tuple[dict[str, Any], Any]:  # parsed JSON of somebody's file
+    """`secrets` holds settings of ours (`secrets.masterKey.source`), and in the older form texts by name."""
+    if not isinstance(given, dict):
+        return {}, given
+    entries = cast("dict[str, Any]", given)  # JSON objects have text keys
+    known = known_keys()
+    ours = {name for name in entries if any(f"{key}.".startswith(f"secrets.{name}.") for key in known)}
+    parts = [{name: value for name, value in entries.items() if (name in ours) is mine} for mine in (True, False)]
+    return parts[0], parts[1]
 
 
 def _older_secrets(given: Any) -> dict[str, str]:  # parsed JSON of somebody else's file
