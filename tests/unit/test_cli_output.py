@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import EntryPoint
 
 import pytest
+from typer.main import get_command
 
 from sfp_client.cli import main, output, parse, problems
 from sfp_client.errors import ApiError, FieldProblem, NotAllowed, NotFound, NotSignedIn, Refused, TimedOut, Unreachable
@@ -213,7 +215,6 @@ def test_a_missing_or_broken_plugin_does_not_break_the_client(capsys, monkeypatc
 
 
 def test_every_command_has_examples_and_the_common_options(capsys):
-    root = main.root()
     commands = []
 
     def walk(path, command):
@@ -223,7 +224,7 @@ def test_every_command_has_examples_and_the_common_options(capsys):
             commands.append((path, command))
 
     for name in main.GROUPS:
-        walk([name], root.get_command(None, name))
+        walk([name], get_command(import_module(main.GROUPS[name][0]).app))  # what the server adds works on the machine
     assert len(commands) > 20
     for path, command in commands:
         assert "Examples:" in command.help, path

@@ -43,9 +43,17 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def service() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start a service that has said its first line; killed at the end."""
     started: list[subprocess.Popen[str]] = []
+    found = guard.children
+
+    def ours(pid: int) -> list[int]:
+        """We stand in for supervisord: what this process started for other tests (a PostgreSQL!) is no service."""
+        mine = {process.pid for process in started}
+        return [child for child in found(pid) if pid != os.getpid() or child in mine]
+
+    monkeypatch.setattr(guard, "children", ours)
 
     def start(script: str, *arguments: str, name: str | None = None) -> subprocess.Popen[str]:
         argv = [name or sys.executable, "-c", script, *arguments]

@@ -30,7 +30,9 @@ def create(
     entry: Annotated[str, typer.Option("--entry", help="What the secret value is: token or password.")] = "token",
     username: Annotated[str | None, typer.Option("--username", help="Who it belongs to, where that is needed.")] = None,
     project: Annotated[list[str] | None, typer.Option("--project", help="Only for this project; repeat.")] = None,
-    url: Annotated[str | None, typer.Option("--url", help="Where the provider is, when it is not its cloud.")] = None,
+    at_url: Annotated[
+        str | None, typer.Option("--url", help="Where the provider is, when it is not its cloud.")
+    ] = None,
     value_file: Annotated[Path | None, typer.Option("--value-file", help="File whose text is the value.")] = None,
 ) -> None:
     """Connect a provider. The secret value comes from a file, stdin or a prompt, never from an argument."""
@@ -40,7 +42,7 @@ def create(
     credentials = {entry: value} | ({"username": username} if username else {})
     kind = {"token": "token", "password": "basic"}.get(entry, "custom")
     with session.client() as client:
-        made = client.integrations.create(provider, credentials, auth_type=kind, projects=project or [], url=url)
+        made = client.integrations.create(provider, credentials, auth_type=kind, projects=project or [], url=at_url)
     session.show(made, f"{provider} is connected ({made['id']})")
 
 

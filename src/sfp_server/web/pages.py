@@ -21,7 +21,7 @@ from sfp_server.errors import SfpError
 from sfp_server.web import problems
 from sfp_server.web.asgi import Scope
 
-HTML = "text/html; charset=utf-8"
+HTML = "text/html"  # Litestar adds the charset
 #: what the document says of a route that answers with a page
 ANSWERS: Mapping[int, str] = dict.fromkeys((200, 400, 401, 403, 404, 409, 415, 422, 429, 502, 503), "text/html")
 
