@@ -61,8 +61,11 @@ async def test_times_and_actors_select(audited):
         mine = await client.get(f"{API}/audit", params={"actor": item["actor"], "from": item["at"]})
         before = await client.get(f"{API}/audit", params={"to": item["at"], "action": "secret.set"})
         nobody = await client.get(f"{API}/audit", params={"actor": "user:nobody"})
+        by_name = await client.get(f"{API}/audit", params={"actor": item["actorName"].upper(), "from": item["at"]})
         vague = await client.get(f"{API}/audit", params={"from": "2026-01-01T00:00:00"})
     assert [entry["id"] for entry in mine.json()["items"]] == [item["id"]]
+    assert "@" in item["actorName"]
+    assert by_name.json()["items"] == mine.json()["items"]
     assert (before.json()["items"], nobody.json()["items"]) == ([], [])
     assert vague.status_code == 400
 

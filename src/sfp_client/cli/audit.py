@@ -30,7 +30,7 @@ app = group("Who did what, and whether the trail is whole; owners only.")
 def list_audit(
     session: Session,
     *,
-    actor: Annotated[str | None, typer.Option("--actor", help="As the entries name it: user:<id>.")] = None,
+    actor: Annotated[str | None, typer.Option("--actor", help="E-mail address, token name, or user:<id>.")] = None,
     action: Annotated[str | None, typer.Option("--action", help="secret.set, or all of secret. with the stop.")] = None,
     subject: Annotated[str | None, typer.Option("--subject", help="As in secret:NPM_TOKEN.")] = None,
     since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Not before; with a time zone.")] = None,
@@ -44,7 +44,8 @@ def list_audit(
             actor=actor, action=action, subject=subject, since=since, until=until, limit=limit, cursor=cursor
         )
     columns = ("at", "actor", "action", "subject", "detail", "entry")
-    rows = [[item.get(column) for column in columns] for item in page["items"]]
+    named = [item | {"actor": item.get("actorName") or item["actor"]} for item in page["items"]]
+    rows = [[item.get(column) for column in columns] for item in named]
     session.show(page, lambda: output.table(columns, rows, empty="there are no such entries"))
     if page.get("nextCursor") and not session.as_json:
         output.note(f"there are more: --cursor {page['nextCursor']}")

@@ -4,13 +4,19 @@ INSERT INTO audit_log (team_id, actor, action, subject, detail, request_id, tag)
 VALUES (current_team(), $1, $2, $3, $4, $5, $6)
 
 -- name: list
--- Entries of the actor's team, and of its people before they had chosen a team (sign-ins), newest first. Text filters that are NULL do not count; a $2 that ends in a full stop is
--- the beginning of actions.
+-- Entries of the actor's team, and of its people before they had chosen a team (sign-ins), newest first. Text filters
+-- that are NULL do not count; $1 may be the name that the actor has today; a $2 that ends in a full stop is the
+-- beginning of actions. `actor_name` is of today and no part of what is sealed; NULL: gone, or no person and no token.
 SELECT id, at, actor, action, subject, detail, request_id, sealed_at,
-       CASE WHEN team_id IS NOT NULL THEN team_seq END AS team_seq
+       CASE WHEN team_id IS NOT NULL THEN team_seq END AS team_seq,
+       coalesce((SELECT email FROM users WHERE users.id = substring(actor FROM '^user:([0-9a-f-]{36})$')::uuid),
+                (SELECT name FROM application_tokens AS token
+                  WHERE token.id = substring(actor FROM '^application:([0-9a-f-]{36})$')::uuid)) AS actor_name
   FROM audit_log
  WHERE (team_id = current_team() OR team_id IS NULL)
-   AND ($1::text IS NULL OR actor = $1)
+   AND ($1::text IS NULL OR actor = $1
+        OR actor IN (SELECT 'user:' || users.id FROM users WHERE email = lower($1)
+                     UNION ALL SELECT 'application:' || token.id FROM application_tokens AS token WHERE name = $1))
    AND ($2::text IS NULL OR action = $2 OR (right($2, 1) = '.' AND starts_with(action, $2)))
    AND ($3::text IS NULL OR subject = $3)
    AND ($4::timestamptz IS NULL OR at >= $4)

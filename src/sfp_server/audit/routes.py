@@ -37,6 +37,8 @@ class AuditEntry(Wire):
     id: int
     at: datetime
     actor: str
+    #: the actor's e-mail address or token name of today, for reading; null when there is none (any more)
+    actor_name: str | None
     action: str
     subject: str
     detail: dict[str, Any]
@@ -154,6 +156,7 @@ def _entry(row: Row) -> AuditEntry:
         id=row["id"],
         at=row["at"],
         actor=row["actor"],
+        actor_name=row["actor_name"],
         action=row["action"],
         subject=row["subject"],
         detail=row["detail"],
