@@ -29,8 +29,9 @@ ROLE_PASSWORD = "role-password"
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# A shell starts what it puts in the background with SIGINT ignored, and so would be the programs that we interrupt.
+# A shell starts what it puts in the background with these two ignored, and so would be the programs that we signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
