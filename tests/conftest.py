@@ -144,7 +144,7 @@ async def _template(cluster: Cluster) -> None:
 @pytest.fixture
 async def clone(cluster: Cluster) -> AsyncIterator[Clone]:
     name = f"test_{uuid.uuid4().hex}"
-    await run_script(cluster.url("postgres"), f"CREATE DATABASE {name} TEMPLATE sfp_template")
+    await run_script(cluster.url("postgres"), f"CREATE DATABASE {name} TEMPLATE sfp_template STRATEGY FILE_COPY")
     yield Clone(cluster, name)
     await run_script(cluster.url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
 
