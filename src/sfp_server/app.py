@@ -142,7 +142,6 @@ def create_app(settings: Settings) -> Litestar:
         refresh_days=settings.refresh_token_days,
         passwords=passwords,
         passwords_for=settings.password_login,
-        renewal_key=answer_key,
     )
     saml = Saml(origin=settings.origin, outgoing=outgoing, room=XmlRoom(), keep=Keep(db))
     provided: dict[str, Any] = {

@@ -7,6 +7,7 @@ that needs them, when it starts, and are never part of this object.
 """
 
 import json
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -398,8 +399,11 @@ class Settings:
         found: dict[str, tuple[str, ...]] = {}
         for entry in _listed(self.references):
             source, _, prefix = entry.partition("=")
-            if source not in {"vault", "aws", "infisical"} or "{team}" not in prefix:
-                raise SettingsError("secrets.references must be a list of vault|aws|infisical=prefix with {team} in it")
+            if source not in {"vault", "aws", "infisical"} or not _OF_TEAM.search(prefix):
+                raise SettingsError(
+                    "secrets.references must be a list of vault|aws|infisical=prefix with {team}/ in it "
+                    "(or {team}. {team}_ {team}: — a slug may have a hyphen, so that would end nothing)"
+                )
             found[source] = (*found.get(source, ()), prefix)
         return found
 
@@ -531,6 +535,10 @@ class Settings:
     def _whole(self, name: str, url: str) -> str:
         """The secret file's URL where there is one: the same URL with its password."""
         return self.secret(name) if (self.directory / "secrets" / name).is_file() else url
+
+
+#: a team in a prefix, ended by what no slug has
+_OF_TEAM = re.compile(r"\{team\}[/._:]")
 
 
 def _listed(text: str) -> list[str]:

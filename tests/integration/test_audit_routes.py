@@ -65,7 +65,7 @@ async def test_times_and_actors_select(audited):
         vague = await client.get(f"{API}/audit", params={"from": "2026-01-01T00:00:00"})
     assert [entry["id"] for entry in mine.json()["items"]] == [item["id"]]
     assert "@" in item["actorName"]
-    assert by_name.json()["items"] == mine.json()["items"]
+    assert [entry["id"] for entry in by_name.json()["items"]] == [item["id"]]
     assert (before.json()["items"], nobody.json()["items"]) == ([], [])
     assert vague.status_code == 400
 

@@ -220,8 +220,8 @@ async def test_a_task_gets_the_variables_of_its_provider_and_git_signs_in(api, o
 async def referring(api, owner):
     """A running task whose secret is kept elsewhere; answers the source."""
     api.owner_token = api_token_of(owner)
-    object.__setattr__(api.settings, "references", "vault=sfp/{team}/,vault=/database/creds/{team}-")
-    for path, status in (("sfp/beta/x", 400), ("sfp/acme/", 400), ("/database/creds/acme-ro", 200)):
+    object.__setattr__(api.settings, "references", "vault=sfp/{team}/,vault=/database/creds/{team}_")
+    for path, status in (("sfp/beta/x", 400), ("sfp/acme/", 400), ("/database/creds/acme_ro", 200)):
         body = {"reference": {"source": "vault", "path": path, "key": "password"}}
         assert (await owner.put(f"{API}/secrets/DB", json=body)).status_code == status, path
     await running_task(api, [{"type": "secret", "name": "DB", "env": "DB_PASSWORD"}])
@@ -232,7 +232,7 @@ async def test_a_reference_is_fetched_when_it_is_drawn_and_given_back_at_the_end
     presented = Presented(ticket="ticket", connection=uuid4())
     drawn = await Leasing(brokering, {"vault": referring}).redeem(vault.opener, presented)
     assert [item["value"] for item in drawn.credentials] == ["made-elsewhere"]
-    assert referring.fetched == ["/database/creds/acme-ro"]
+    assert referring.fetched == ["/database/creds/acme_ro"]
     returns = Returns(brokering, {"vault": referring})
     await returns.give_back()
     assert referring.revoked == []

@@ -290,3 +290,34 @@ async def test_every_change_of_members_is_written_down(api):
     ann = await api.admin.fetchval("SELECT id FROM users WHERE email = 'ann@acme.example'")
     found = [row["action"] for row in rows if row["actor"] == f"user:{ann}"]
     assert found == ["user.created", "membership.added", "membership.role_changed", "membership.removed"]
+
+
+async def test_a_password_that_strangers_chose_opens_no_other_team(api):
+    """The owner of one team makes somebody in advance, and waits for them to be let into another."""
+    ann = await api.owner()
+    eve = await api.owner("eve@other.example", team="other")
+    secret = "chosen by eve 1234"
+    made = {"email": "ceo@acme.example", "firstName": "C", "lastName": "O", "password": secret, "role": "owner"}
+    async with api.client(eve) as client:
+        assert (await client.post(f"{API}/users", json=made)).status_code == 201
+    hers = await api.login("ceo@acme.example", secret)
+    assert hers.status_code == 200
+    async with api.client(ann) as client:
+        body = {"email": "ceo@acme.example", "role": "member"}
+        assert (await client.post(f"{API}/teams/acme/members", json=body)).status_code in {200, 201}
+    assert (await api.login("ceo@acme.example", secret)).status_code == 401
+    async with api.client(hers.json()["access_token"]) as client:
+        assert (await client.get(f"{API}/users/me")).status_code == 401
+    assert await api.admin.fetchval("SELECT count(*) FROM audit_log WHERE action = 'user.password_dropped'") == 1
+
+
+async def test_a_password_of_one_s_own_teams_opens_them_all(api):
+    ann = await api.owner()
+    secret = "chosen by ann 1234"
+    async with api.client(ann) as client:
+        made = {"email": "bob@acme.example", "firstName": "B", "lastName": "B", "password": secret}
+        assert (await client.post(f"{API}/users", json=made)).status_code == 201
+        assert (await client.post(f"{API}/teams", json={"slug": "beta", "name": "Beta"})).status_code == 201
+        body = {"email": "bob@acme.example", "role": "member"}
+        assert (await client.post(f"{API}/teams/beta/members", json=body)).status_code in {200, 201}
+    assert (await api.login("bob@acme.example", secret)).status_code == 200

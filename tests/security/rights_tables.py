@@ -468,7 +468,7 @@ TABLES = {
     ),
     "users": Table(
         grants={
-            "sfp_api": "SI U(disabled_at email first_name last_name password_hash)",
+            "sfp_api": "SI U(disabled_at email first_name last_name password_by password_hash)",
             "authenticated": "S(created_at email first_name id last_name)",
         },
         rows={

@@ -197,3 +197,12 @@ async def test_a_websocket_that_is_not_there_is_answered_like_any_other_path(api
     assert (kind, status) == ("websocket.http.response.start", 404)
     assert fields["content-type"] == "application/problem+json"
     assert "default-src 'none'" in fields["content-security-policy"]
+
+
+@pytest.mark.parametrize("origin", ["http://[", "https://[::1", "http://a]b"])
+async def test_an_origin_that_is_no_url_is_foreign(api, origin):
+    async with api.client() as client:
+        answer = await client.post(
+            f"{API}/auth/admin/login", json={"email": "a@b.c", "password": "x"}, headers={"Origin": origin}
+        )
+    assert (answer.status_code, answer.json()["code"]) == (403, "foreign_origin")

@@ -20,6 +20,7 @@ NAMED = [
     ("GET", "/tasks/{task}/events"),
     ("GET", "/tasks/{task}/artifacts"),
     ("GET", "/tasks/{task}/artifacts/a/b"),
+    ("GET", "/tasks/{task}/leases"),
     ("GET", "/tasks/{task}/recurring-instances"),
     ("POST", "/tasks/{task}/retry"),
     ("POST", "/tasks/{task}/stop-recurring"),
@@ -48,6 +49,7 @@ async def test_every_route_that_names_a_task_or_artifact_is_tried(api):
         paths = (await client.get("/sfp/apidocs-json")).json()["paths"]
     named = {path for path in paths if "{task_id}" in path or "{artifact_id}" in path}
     tried = {path.partition("?")[0].partition("/a/b")[0] for _, path in NAMED}
+    tried.add("/tasks/{task}/receipt")  # needs the auditor: tests/integration/test_audit_routes.py
     for path in named:
         plain = path.removeprefix(API).replace("{task_id}", "{task}").replace("{artifact_id}", "{artifact}")
         assert plain.removesuffix("/{path}") in tried, path

@@ -168,7 +168,7 @@ def _entry(row: Row) -> AuditEntry:
 
 async def _lines(db: Database, actor: Actor) -> AsyncGenerator[bytes]:
     """Batch after batch, each in a transaction of its own: a slow reader holds none open."""
-    number = 0
+    number = -(2**63)  # below every number, also of entries that somebody else has put there
     while True:
         async with db.transaction(actor) as tx:
             rows = await tx.all(service.SQL["team_sealed_after"], number, _BATCH, actor.team_id)

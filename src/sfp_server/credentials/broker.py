@@ -32,6 +32,8 @@ _REQUEST_SECONDS = 20.0
 _HANDSHAKE_SECONDS = 10.0
 #: seconds between tries while the database is away
 _RETRY_SECONDS = 0.3
+#: seconds for a question to arrive: it takes no turn before it is there
+_ASK_SECONDS = 5.0
 #: questions under way at once; more wait in the socket's backlog
 _AT_ONCE = 16
 
@@ -106,8 +108,10 @@ class Listener:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, remote: bool) -> None:
         try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                question = await reader.readline()
             async with self._slots, asyncio.timeout(_REQUEST_SECONDS):
-                answer = await self._answering(await reader.readline(), remote)
+                answer = await self._answering(question, remote)
                 writer.write(msgspec.json.encode(answer) + b"\n")
                 await writer.drain()
         except (OSError, TimeoutError, ValueError):  # ValueError: a line without an end

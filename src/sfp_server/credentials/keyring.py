@@ -8,6 +8,7 @@ from what it finds.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -29,6 +30,8 @@ _log = structlog.get_logger("vault")
 _BATCH = 50
 #: seconds between two tries while the source or the database is away
 _PAUSE = 2.0
+#: seconds between two looks whether an old key is still needed
+_LOOK_AGAIN = 30.0
 #: statements that find and replace old sealed keys, by table
 _TABLES = {
     "secret_versions": ("old_secrets", "rewrap_secret"),
@@ -106,7 +109,13 @@ class KeyRing:
                 _log.warning("sealing the vault's keys anew has to wait", why=str(error))
                 await asyncio.sleep(_PAUSE)
             else:
-                await self._changed.wait()
+                await self._until_changed()
+
+    async def _until_changed(self) -> None:
+        """Until there is something to do; while an old key is kept, look now and then whether it is still needed."""
+        old = self._ring is not None and len(self._ring.keys) > 1
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN if old else None)
 
     async def rotate(self, *, team_id: UUID | None, actor: str) -> int:
         """Begin a rotation; answers the version of the new key pair, which is in use when this returns.

@@ -101,6 +101,7 @@ class Tx:
     async def leave(self) -> None:
         """Undo `serve`: from here on the transaction is in no team."""
         await self.execute("SELECT set_config('sfp.team_id', '', true)")
+        self.team_id = None
 
     async def identify(self, user_id: UUID) -> None:
         """From here on the transaction acts for this user, whom it has recognised meanwhile."""

@@ -30,7 +30,10 @@ def _parsed(params: str) -> dict[str, str]:
     if len(params) > _MAX:
         raise _wrong("params", "is too long")
     if not params.startswith("{"):
-        pairs = parse_qsl(params, keep_blank_values=True, max_num_fields=20)
+        try:
+            pairs = parse_qsl(params, keep_blank_values=True, max_num_fields=20)
+        except ValueError as error:
+            raise _wrong("params", "has too many fields") from error
         if len(dict(pairs)) != len(pairs):
             raise _wrong("params", "names something twice")
         return dict(pairs)

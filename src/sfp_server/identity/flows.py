@@ -27,6 +27,7 @@ from sfp_server.identity.sessions import Caller, Sessions, SignedIn
 from sfp_server.identity.tokens import hash_of
 
 SQL = load(__package__ or "", "sign_in.sql")
+IDENTITY_SQL = load(__package__ or "", "identity.sql")
 
 #: seconds for a person to sign in at the provider; and for a client to exchange its code
 FLOW_SECONDS = 600
@@ -252,6 +253,10 @@ async def _linked_by_email(tx: Tx, provider: Provider, identity: ExternalIdentit
         await tx.execute(SQL["link_identity"], provider.id, identity.subject, row["id"], email)
     except Violation as error:
         raise SignInRefused("this sign-in crossed another one: try again", reason="race") from error
+    if await tx.one(SQL["drop_given_password"], row["id"]) is not None:
+        # whoever chose it might be waiting for this person to come
+        await tx.execute(IDENTITY_SQL["revoke_sessions_of"], row["id"])
+        await audit.record(tx, f"provider:{provider.slug}", "user.password_dropped", f"user:{row['id']}")
     linked = {"provider": provider.slug, "subject": identity.subject}
     await audit.record(tx, f"provider:{provider.slug}", "identity.linked", f"user:{row['id']}", linked)
     return row

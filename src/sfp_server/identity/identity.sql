@@ -84,8 +84,7 @@ VALUES ($1, $2, now() + make_interval(days => $3));
 -- name: use_refresh_token
 -- No row: unknown, used before, expired, or its session has ended.
 UPDATE refresh_tokens r
-   SET used_at = now(),
-       salt = $2
+   SET used_at = now()
   FROM sessions s, users u
  WHERE r.token_hash = $1
    AND r.used_at IS NULL
@@ -96,25 +95,6 @@ UPDATE refresh_tokens r
    AND u.id = s.user_id
    AND u.disabled_at IS NULL
 RETURNING s.id AS session_id, u.id AS user_id, u.email;
-
--- name: retry_refresh_token
--- The token was used a moment ago: its salt makes the same successor again. No row: it was used longer ago, or never.
-SELECT r.salt, s.id AS session_id, u.id AS user_id, u.email
-  FROM refresh_tokens r
-  JOIN sessions s ON s.id = r.session_id
-  JOIN users u ON u.id = s.user_id
- WHERE r.token_hash = $1
-   AND r.used_at > now() - make_interval(secs => $2)
-   AND r.salt IS NOT NULL
-   AND s.revoked_at IS NULL
-   AND now() < s.expires_at
-   AND u.disabled_at IS NULL;
-
--- name: is_unused
-SELECT EXISTS (
-  SELECT FROM refresh_tokens
-   WHERE token_hash = $1
-     AND used_at IS NULL);
 
 -- name: extend_session
 UPDATE sessions
@@ -287,6 +267,7 @@ RETURNING id;
 -- name: set_password
 UPDATE users
    SET password_hash = $2,
+       password_by = NULL,
        disabled_at = NULL
  WHERE id = $1;
 

@@ -295,7 +295,10 @@ def _distrusted(claim: str) -> SignInRefused:
 
 def wrong_issuer(url: str) -> str | None:
     """What is wrong with the URL of an issuer, for who configures it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "it is not a URL"
     if (
         parts.scheme not in {"https", "http"}
         or not parts.hostname

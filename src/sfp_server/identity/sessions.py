@@ -2,11 +2,9 @@
 
 Every failure of a sign-in has the same text and costs the same: an unknown account is checked against a hash that
 nobody has, and counts like a known one. A refresh token is used once; its second use means that two parties
-hold it, so the session ends for both. Only within RETRY_SECONDS of the first use, and while what it gave was not used,
-a second use gives the same again: a client whose answer was lost asks once more.
+hold it, so the session ends for both.
 """
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -20,13 +18,10 @@ from sfp_server.identity import attempts
 from sfp_server.identity.external import Person
 from sfp_server.identity.jwt import Signer
 from sfp_server.identity.passwords import Passwords
-from sfp_server.identity.tokens import hash_of, is_refresh_token, new_refresh_token, refresh_token_after
+from sfp_server.identity.tokens import hash_of, is_refresh_token, new_refresh_token
 
 SQL = load(__package__ or "", "identity.sql")
 SIGN_IN_SQL = load(__package__ or "", "sign_in.sql")
-
-#: after its first use a refresh token may be sent again for so long
-RETRY_SECONDS = 10
 
 _NOBODY = UUID(int=0)
 _REFUSED = "the e-mail address or the password is wrong"
@@ -63,14 +58,12 @@ class Sessions:
         refresh_days: int,
         passwords: Passwords,
         passwords_for: Literal["auto", "everyone", "owners", "off"],
-        renewal_key: str,
     ) -> None:
         self._db = db
         self._who_has_passwords: Literal["auto", "everyone", "owners", "off"] = passwords_for
         self._signer = signer
         self._refresh_days = refresh_days
         self._passwords = passwords
-        self._renewal_key = renewal_key.encode()
         self._turns = attempts.Turns()
 
     async def sign_in(self, email: str, password: str, caller: Caller) -> SignedIn:
@@ -109,7 +102,7 @@ class Sessions:
         digest = hash_of(refresh_token)
         async with self._db.identifying() as tx:
             if is_refresh_token(refresh_token):
-                signed = await self._renewed(tx, refresh_token, digest) or await self._again(tx, refresh_token, digest)
+                signed = await self._renewed(tx, digest)
                 if signed is not None:
                     return signed
             # Written down and committed, also when it ends in a refusal.
@@ -123,28 +116,15 @@ class Sessions:
             raise TokenRevoked("this refresh token was used before; the session has ended: sign in again")
         raise waits or TokenInvalid("the refresh token is not valid")
 
-    async def _renewed(self, tx: Tx, refresh_token: str, digest: bytes) -> SignedIn | None:
+    async def _renewed(self, tx: Tx, digest: bytes) -> SignedIn | None:
         """The pair that follows, when the token was not used yet."""
-        salt = os.urandom(16)
-        row = await tx.one(SQL["use_refresh_token"], digest, salt)
+        row = await tx.one(SQL["use_refresh_token"], digest)
         if row is None:
             return None
         await tx.execute(SQL["extend_session"], row["session_id"], self._refresh_days)
-        successor = refresh_token_after(refresh_token, salt, self._renewal_key)
+        successor = new_refresh_token()
         await tx.execute(SQL["add_refresh_token"], hash_of(successor), row["session_id"], self._refresh_days)
         return self._signed(row, successor)
-
-    async def _again(self, tx: Tx, refresh_token: str, digest: bytes) -> SignedIn | None:
-        """The same successor once more, for a client whose answer was lost, until the successor itself is used.
-
-        Whoever stole the token gets no more by this than the one chain that there is, and the second to use the
-        successor is found out as ever.
-        """
-        row = await tx.one(SQL["retry_refresh_token"], digest, RETRY_SECONDS)
-        if row is None:
-            return None
-        successor = refresh_token_after(refresh_token, row["salt"], self._renewal_key)
-        return self._signed(row, successor) if await tx.value(SQL["is_unused"], hash_of(successor)) else None
 
     async def page(self, user_id: UUID, *, before: UUID | None, limit: int) -> list[Row]:
         """The user's live sessions, newest first."""

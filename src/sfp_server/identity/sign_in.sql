@@ -109,6 +109,15 @@ SELECT provider_id, subject
   FROM identities
  WHERE user_id = $1;
 
+-- name: drop_given_password
+-- The password that an owner chose for this user, who signs in by a provider from now on. No row: none.
+UPDATE users
+   SET password_hash = NULL,
+       password_by = NULL
+ WHERE id = $1
+   AND password_by IS NOT NULL
+RETURNING id;
+
 -- name: link_identity
 INSERT INTO identities (provider_id, subject, user_id, email)
 VALUES ($1, $2, $3, $4);

@@ -19,6 +19,7 @@ from sfp_server.errors import Conflict, Forbidden, LastOwner, NotFound, TeamNotE
 from sfp_server.events import service as events
 
 SQL = load(__package__ or "", "teams.sql")
+IDENTITY_SQL = load(__package__ or "", "identity.sql")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +112,22 @@ async def join(tx: Tx, actor: Actor, user_id: UUID, email: str, role: Role | Non
     with explained():
         added = await tx.one(SQL["add_member"], user_id, role or Role.MEMBER)
     if added is not None:
+        await _forget_foreign_password(tx, actor, user_id)
         fact = {"userId": str(user_id), "email": email, "role": added["role"]}
         await _tell(tx, actor, "added", user_id, fact)
     elif role is not None:
         await set_role(tx, actor, email, role)
     return await member(tx, email)
+
+
+async def _forget_foreign_password(tx: Tx, actor: Actor, user_id: UUID) -> None:
+    """A password that strangers chose must not open this team: it goes, and whoever signed in with it."""
+    if await tx.one(SQL["drop_foreign_password"], user_id) is None:
+        return
+    await tx.identify(user_id)
+    await tx.execute(IDENTITY_SQL["revoke_sessions_of"], user_id)
+    await tx.identify(actor.id)
+    await audit.record(tx, actor.label, "user.password_dropped", f"user:{user_id}")
 
 
 async def set_role(tx: Tx, actor: Actor, email: str, role: Role) -> Member:

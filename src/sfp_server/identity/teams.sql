@@ -76,6 +76,20 @@ DELETE FROM teams
 SELECT id, is_new
   FROM add_user($1, $2, $3, $4);
 
+-- name: drop_foreign_password
+-- The password that an owner of another team chose for this user, unless that is the caller's team too. No row: none.
+UPDATE users
+   SET password_hash = NULL,
+       password_by = NULL
+ WHERE id = $1
+   AND password_by <> current_team()
+   AND NOT EXISTS (
+         SELECT FROM memberships
+          WHERE team_id = password_by
+            AND user_id = current_user_id()
+            AND role = 'owner')
+RETURNING id;
+
 -- name: find_user
 SELECT find_user($1);
 

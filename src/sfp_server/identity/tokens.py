@@ -10,7 +10,6 @@ stored: 32 random bytes need no slow hash.
 """
 
 import hashlib
-import hmac
 import re
 import secrets
 import zlib
@@ -27,12 +26,6 @@ def new_application_token(token_id: UUID) -> str:
 
 def new_refresh_token() -> str:
     return _with_checksum(f"sfp_rt_{_random()}")
-
-
-def refresh_token_after(used: str, salt: bytes, secret: bytes) -> str:
-    """The refresh token that follows `used`: the same one for the same salt, and nobody's guess without all three."""
-    number = int.from_bytes(hmac.digest(secret, salt + used.encode(), "sha256"))
-    return _with_checksum(f"sfp_rt_{_base62(number, 43)}")
 
 
 def is_application_token(text: str) -> bool:

@@ -78,9 +78,9 @@ def services(at: Place, settings: Settings, environ: Mapping[str, str]) -> list[
     base = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "HOME": str(at.directory), MARK: str(at.directory)}
     found: list[Service] = []
     if settings.database_url is None:
-        found.append(_postgres(at, base))
+        found.append(_postgres(at, settings, base))
     if settings.cache_url is None:
-        found.append(_valkey(at, base))
+        found.append(_valkey(at, settings, base))
     found += _ours(at, settings, {**base, **operator_settings(environ)})
     if settings.caddy:
         found.append(_caddy(at, settings, base))
@@ -111,14 +111,14 @@ def operator_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: environ[name] for name in sorted(names - {"DATABASE_URL", "VALKEY_URL"}) if environ.get(name)}
 
 
-def _postgres(at: Place, base: dict[str, str]) -> Service:
+def _postgres(at: Place, settings: Settings, base: dict[str, str]) -> Service:
     return Service(
         name="postgres",
         argv=[str(binaries.postgres("postgres")), "-D", str(at.database), "-k", str(at.run / "postgres")],
         # its sessions are worth less than itself: without it every session ends
         env={**base, "PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE": "0"},
         oom_score=-600,
-        hidden=_others(at, "postgres"),
+        hidden=_others(at, settings, "postgres"),
         unprivileged_user=True,
         stop_signal="INT",  # fast shutdown: sessions are ended, the data is checkpointed
         stop_seconds=30,
@@ -126,10 +126,15 @@ def _postgres(at: Place, base: dict[str, str]) -> Service:
     )
 
 
-def _valkey(at: Place, base: dict[str, str]) -> Service:
+def _valkey(at: Place, settings: Settings, base: dict[str, str]) -> Service:
     argv = [str(binaries.valkey()), str(at.valkey_conf)]
     return Service(
-        name="cache", argv=argv, env=base, secrets=[at.valkey_conf.name], hidden=_others(at, "cache"), priority=200
+        name="cache",
+        argv=argv,
+        env=base,
+        secrets=[at.valkey_conf.name],
+        hidden=_others(at, settings, "cache"),
+        priority=200,
     )
 
 
@@ -144,9 +149,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
         # isolated: neither PYTHONPATH nor the current directory nor user packages can add code
         return [sys.executable, "-I", "-m", "sfp_server.cli", verb, "--directory", str(at.directory)]
 
-    hidden = _others(at, "")
-    if settings.audit_checkpoint_dir:
-        hidden.append(settings.audit_checkpoint_dir)
+    hidden = _others(at, settings, "")
     courier = Service(
         name="courier",
         argv=process("courier"),
@@ -163,7 +166,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             argv=process("broker"),
             env=env,
             secrets=["db-sfp_broker", "broker-key", "audit-key", "broker-tls.pem", *_SOURCE_FILES],
-            hidden=_others(at, "broker"),
+            hidden=_others(at, settings, "broker"),
             inherit=list(KEY_VARIABLES) if settings.master_key_source == "environment" else [],
             priority=300,
         ),
@@ -202,7 +205,7 @@ def _ours(at: Place, settings: Settings, base: dict[str, str]) -> list[Service]:
             argv=process("audit"),
             env=env,
             secrets=["db-sfp_auditor", "audit-key", "audit-signing.pem", "audit-public.pem"],
-            hidden=_others(at, "auditor"),
+            hidden=_others(at, settings, "auditor"),
             writes=[settings.audit_checkpoint_dir] if settings.audit_checkpoint_dir else [],
             priority=250,  # stops after everybody who writes entries
         ),
@@ -236,12 +239,12 @@ def _caddy(at: Place, settings: Settings, base: dict[str, str]) -> Service:
         env=env,
         capabilities=keep,
         secrets=["edge-key"],
-        hidden=_others(at, "caddy"),
+        hidden=_others(at, settings, "caddy"),
         priority=800,
     )
 
 
-def _others(at: Place, mine: str) -> list[str]:
+def _others(at: Place, settings: Settings, mine: str) -> list[str]:
     """Directories that only one service, or nobody but supervisord and the operator, has business with."""
     owners = {
         "postgres": at.database,
@@ -252,6 +255,8 @@ def _others(at: Place, mine: str) -> list[str]:
         "": at.supervisor_socket.parent,
     }
     hidden = [str(path) for owner, path in owners.items() if owner != mine or not owner]
+    if settings.audit_checkpoint_dir and mine != "auditor":
+        hidden.append(settings.audit_checkpoint_dir)
     if mine in {"postgres", "cache", "caddy"}:  # what tasks were given and made
         hidden += [str(at.directory / name) for name in ("artifacts", "tmp")]
     return hidden

@@ -31,11 +31,11 @@ async def _serve(settings: Settings, database: Database, outgoing: Outgoing) -> 
     """For workers of this machine, and of others where there are any; and for the API."""
     key, sources = settings.secret("broker-key"), value_sources(settings, outgoing)
     keys = KeyRing(key_source(settings, outgoing), database, vouching=key.encode())
-    workers = Listener(Broker(keys, Leasing(database, sources)).answer)
+    broker = Broker(keys, Leasing(database, sources))
     desk = Listener(Desk(database=database, keys=keys, key=key).answer)
     async with asyncio.TaskGroup() as group:
         group.create_task(keys.run())
-        group.create_task(workers.serve(settings.broker_socket))
+        group.create_task(Listener(broker.answer).serve(settings.broker_socket))
         group.create_task(desk.serve(settings.broker_desk))
         if sources:
             group.create_task(Returns(database, sources).run())
@@ -43,4 +43,5 @@ async def _serve(settings: Settings, database: Database, outgoing: Outgoing) -> 
             from sfp_server.remote.tls import serving  # 3 MB that an instance without other machines does without
 
             tls = serving(str(settings.secret_file("broker-tls.pem")))
-            group.create_task(workers.serve(settings.remote_broker_socket, tls=tls))
+            # with turns of its own: strangers who stall there hold nobody up here
+            group.create_task(Listener(broker.answer).serve(settings.remote_broker_socket, tls=tls))

@@ -61,7 +61,10 @@ class Origins:
         origin = sent_value(scope, b"origin")
         if not origin or origin in self.allowed:
             return False
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return True
         own = {sent_value(scope, b"host").lower()}
         # a proxy of the operator's may have put another name into Host
         named = {name for name in self.hosts - LOOPBACK if parts.scheme == "https" and parts.hostname == name}

@@ -123,8 +123,11 @@ CREATE POLICY users_changed ON users FOR UPDATE TO sfp_api
          OR current_user_id() IS NULL AND current_team() IS NULL);
 CREATE POLICY users_added ON users FOR INSERT TO sfp_api WITH CHECK (current_team() IS NULL);
 CREATE POLICY users_maintained ON users TO sfp_migrator USING (true) WITH CHECK (true);
+-- The team whose owner chose the password; NULL: nobody but the user or the operator knows it. It opens what that team's
+-- owners could open anyway, so it goes when the user comes to mean more (`teams.join`, `flows`).
+ALTER TABLE users ADD COLUMN password_by uuid;
 REVOKE UPDATE, DELETE ON users FROM sfp_api;
-GRANT UPDATE (email, first_name, last_name, password_hash, disabled_at) ON users TO sfp_api;
+GRANT UPDATE (email, first_name, last_name, password_hash, password_by, disabled_at) ON users TO sfp_api;
 
 -- Sessions: one's own, and all before anybody is known.
 CREATE POLICY sessions_of_oneself ON sessions TO sfp_api
@@ -168,7 +171,8 @@ GRANT UPDATE (role) ON memberships TO sfp_api;
 CREATE FUNCTION add_user(with_email text, with_first text, with_last text, with_hash text, OUT id uuid, OUT is_new boolean)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = sfp, pg_temp AS $$
 BEGIN
-  INSERT INTO users (email, first_name, last_name, password_hash) VALUES (with_email, with_first, with_last, with_hash)
+  INSERT INTO users (email, first_name, last_name, password_hash, password_by)
+  VALUES (with_email, with_first, with_last, with_hash, CASE WHEN with_hash IS NOT NULL THEN current_team() END)
   ON CONFLICT (email) DO NOTHING
   RETURNING users.id INTO add_user.id;
   is_new := FOUND;

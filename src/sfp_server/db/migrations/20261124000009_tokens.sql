@@ -11,10 +11,6 @@ CREATE FUNCTION wait_after(failures int, free int, first int, longest int) RETUR
                                     ELSE least(longest, first * power(2, least(30, failures - free))) END)
 $$;
 
--- Makes, together with the used token itself and a key that is not here, its successor once more: for a client whose answer
--- was lost, within seconds of its first try.
-ALTER TABLE refresh_tokens ADD COLUMN salt bytea;
-
 --------------------------------------------------------------------------------------- application tokens
 
 ALTER TABLE application_tokens

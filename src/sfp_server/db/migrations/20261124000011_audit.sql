@@ -27,7 +27,8 @@ ALTER TABLE audit_log
   ADD COLUMN attested      boolean,
   ADD COLUMN signature     bytea,
   ADD CONSTRAINT audit_log_sealed_whole
-    CHECK (num_nulls(seq, team_seq, previous, team_previous, sealed_at, key_id, attested, signature) IN (0, 8));
+    CHECK (num_nulls(seq, team_seq, previous, team_previous, sealed_at, key_id, attested, signature) IN (0, 8)),
+  ADD CONSTRAINT audit_log_counted CHECK (seq > 0 AND team_seq > 0);
 
 -- The team of an entry without one, for an index that takes it as a team too.
 CREATE FUNCTION audit_chain(of_team uuid) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -72,6 +73,7 @@ CREATE POLICY audit_log_of_own_people ON audit_log FOR SELECT TO sfp_api
   USING (team_id IS NULL
          AND EXISTS (SELECT FROM memberships
                       WHERE memberships.team_id = current_team()
+                        AND memberships.created_at <= audit_log.at  -- not what people did before they came
                         AND 'user:' || memberships.user_id IN (actor, subject)));
 -- (both halves of the list are found in the order of their ids)
 CREATE INDEX audit_log_without_team ON audit_log (id) WHERE team_id IS NULL;
