@@ -128,14 +128,14 @@ class Sealed:
             return cls(
                 entry=Entry(
                     id=_is(int, line["id"]),
-                    team=line["team"],
+                    team=None if line["team"] is None else _is(str, line["team"]),
                     at=_is(str, line["at"]),
                     actor=_is(str, line["actor"]),
                     action=_is(str, line["action"]),
                     subject=_is(str, line["subject"]),
                     detail=_is(str, line["detail"]),
                     request_id=_is(str, line["requestId"]),
-                    tag=line["tag"],
+                    tag=None if line["tag"] is None else _is(str, line["tag"]),
                 ),
                 seal=Seal(
                     seq=_is(int, line["seq"]),

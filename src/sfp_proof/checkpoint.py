@@ -6,7 +6,6 @@ of entries without one is `""`. `whole` lines name every team, the others those 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, cast
 
 from sfp_proof.canonical import canonical
 from sfp_proof.keys import KeyRing
+from sfp_proof.strict import loads
 
 NAMES = "checkpoints-*.jsonl"
 #: `previous` of a line that has none before it
@@ -93,7 +93,7 @@ def _lines(paths: Sequence[Path]) -> Iterator[tuple[str, str, bool]]:
 
 def _parsed(text: str) -> dict[str, Any] | None:
     try:
-        line = json.loads(text)
+        line = loads(text)
     except ValueError:
         return None
     return cast("dict[str, Any]", line) if isinstance(line, dict) else None

@@ -1,6 +1,5 @@
 """Checking an export of a trail: JSON lines, as `GET /audit/export` gives them."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -9,6 +8,7 @@ from sfp_proof.chain import Sealed
 from sfp_proof.check import Check, Report
 from sfp_proof.checkpoint import Checkpoints
 from sfp_proof.keys import KeyRing
+from sfp_proof.strict import loads
 
 #: lines between two reports of progress
 _STEP = 10_000
@@ -27,7 +27,7 @@ def check_export(
     with file.open() as lines:
         for number, line in enumerate(lines, 1):
             try:
-                check.add(Sealed.from_json(json.loads(line)))
+                check.add(Sealed.from_json(loads(line)))
             except ValueError:
                 check.unreadable(number)
             if number % _STEP == 0:
@@ -40,7 +40,7 @@ def _teams(lines: IO[str]) -> set[str]:
     found: set[str] = set()
     for line in lines:
         try:
-            found.add(Sealed.from_json(json.loads(line)).entry.team or "")
+            found.add(Sealed.from_json(loads(line)).entry.team or "")
         except ValueError:
             continue
         if len(found) > 1:

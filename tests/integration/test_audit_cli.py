@@ -66,7 +66,11 @@ async def test_a_receipt_is_checked_with_a_file_of_keys(files, capsys):
     arguments = ["receipt", "verify", str(files / "receipt.json"), "--key", str(files / "keys.json")]
     assert main.run(arguments, "sfp-server") == 0
     assert "cancelled" in capsys.readouterr().out
-    (files / "receipt.json").write_text((files / "receipt.json").read_text().replace("cancelled", "completed"))
+    genuine = (files / "receipt.json").read_text()
+    (files / "receipt.json").write_text(genuine.replace('"status"', '"status":"completed","status"', 1))
+    assert main.run(arguments, "sfp-server") == 1  # it would say two things, to two readers
+    assert "twice" in capsys.readouterr().err
+    (files / "receipt.json").write_text(genuine.replace("cancelled", "completed"))
     assert main.run(arguments, "sfp-server") == 1
     assert "does not match its signature" in capsys.readouterr().err
 

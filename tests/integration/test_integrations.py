@@ -1,16 +1,19 @@
 """Integrations and projects: sealed, shown by the broker to whoever may ask, leased to tasks, used by git."""
 
+import asyncio
 import json
 from uuid import uuid4
 
 import pytest
 
+from sfp_server.credentials.broker import Broker
 from sfp_server.credentials.desk import Desk
 from sfp_server.credentials.leasing import Leasing, Presented, Refused
 from sfp_server.credentials.providers import Credentials, GitLogin, git_login, provider_of, variables
 from sfp_server.credentials.returns import Returns
 from sfp_server.credentials.sources.base import Fetched, SourceError
 from sfp_server.db.database import Database
+from sfp_server.errors import Unavailable
 from vaults import Vault
 from web_api import API
 
@@ -286,3 +289,33 @@ def test_git_signs_in_where_the_credentials_say():
     assert git_login("jira", opened) is None
     assert provider_of("https://acme.github.com/a/b") == "github"
     assert provider_of("https://notgithub.com/a/b") is None
+
+
+async def test_keys_that_change_while_something_is_fetched_fail_nothing(api, vault, brokering, referring):
+    keys = vault.keyring(brokering)
+    running = asyncio.create_task(keys.run())
+    fetch = referring.fetch
+
+    async def rotating(path):
+        await keys.rotate(team_id=None, actor="command:test")
+        async with asyncio.timeout(20):
+            while len(vault.ring.keys) > 1:  # until nothing is sealed to the old key
+                await asyncio.sleep(0.01)
+        referring.fetch = fetch
+        return await fetch(path)
+
+    referring.fetch = rotating
+    async with asyncio.timeout(20):
+        while keys.broken or not _is_there(keys):
+            await asyncio.sleep(0.01)
+    answer = await Broker(keys, Leasing(brokering, {"vault": referring})).answer(b'{"ticket":"ticket"}', False)
+    running.cancel()
+    assert [item["value"] for item in answer["credentials"]] == ["made-elsewhere"]
+    assert vault.ring.current == 2
+
+
+def _is_there(keys):
+    try:
+        return keys.opener
+    except Unavailable:
+        return None

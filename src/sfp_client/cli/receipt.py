@@ -9,6 +9,7 @@ import typer
 from sfp_client.cli import output
 from sfp_client.cli.audit import read_keys
 from sfp_client.cli.command import Session, command, group
+from sfp_proof.strict import loads
 
 if TYPE_CHECKING:
     from sfp_proof.keys import KeyRing
@@ -47,9 +48,11 @@ def verify(
 
 def _read(file: Path) -> Any:  # parsed JSON of somebody else
     try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        raise output.Failure(f"{file} is not a receipt: it is not JSON", detail={"code": "receipt_mismatch"}) from None
+        return loads(file.read_bytes())
+    except ValueError:
+        raise output.Failure(
+            f"{file} is not a receipt: it is not JSON, or names something twice", detail={"code": "receipt_mismatch"}
+        ) from None
 
 
 def _published(session: Session) -> "KeyRing":

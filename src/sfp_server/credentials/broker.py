@@ -22,7 +22,8 @@ import msgspec
 import structlog
 
 from sfp_server.credentials.keyring import KeyRing
-from sfp_server.credentials.leasing import Leasing, Presented, Refused
+from sfp_server.credentials.leasing import KeysChanged, Leasing, Presented, Refused
+from sfp_server.credentials.vault import Opener
 from sfp_server.errors import SfpError, Unavailable
 
 log = structlog.get_logger()
@@ -73,9 +74,14 @@ class Broker:
     async def _redeem(self, presented: Presented) -> Any:
         """Redeem; while the database or the source of keys is away, try again as long as the connection may last."""
         deadline = asyncio.get_running_loop().time() + _REQUEST_SECONDS - 2
+        opener: Opener | None = None
         while True:
             try:
-                return await self._leasing.redeem(self._keys.opener, presented)
+                opener = self._keys.opener
+                return await self._leasing.redeem(opener, presented)
+            except KeysChanged:  # while it waited, or fetched something
+                if self._keys.opener is opener:
+                    raise
             except Unavailable:
                 if asyncio.get_running_loop().time() > deadline:
                     raise

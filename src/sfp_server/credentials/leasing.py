@@ -22,7 +22,7 @@ from sfp_server.credentials.proof import holds
 from sfp_server.credentials.providers import Credentials, git_login, variables
 from sfp_server.credentials.service import SQL
 from sfp_server.credentials.sources.base import Fetched, SourceError, ValueSource
-from sfp_server.credentials.vault import CannotOpen, Opener, Place, Sealed
+from sfp_server.credentials.vault import CannotOpen, Opener, Place, Sealed, UnknownKey
 from sfp_server.db.database import Database, Row, Tx
 
 log = structlog.get_logger()
@@ -33,6 +33,10 @@ _ROUNDS = 3
 
 class Refused(Exception):
     """The ticket opens nothing, or what it names cannot be had. The text goes to the worker: no values in it."""
+
+
+class KeysChanged(Refused):
+    """The vault's keys are others than those that were at hand when the redemption began; nothing was drawn."""
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -232,6 +236,8 @@ def open_row(opener: Opener, row: Row, place: Place, what: str) -> bytes:
     sealed = Sealed(key_version=row["key_version"], sealed_key=row["sealed_key"], ciphertext=row["ciphertext"])
     try:
         return opener.open(sealed, place)
+    except UnknownKey as error:
+        raise KeysChanged(f"{what} cannot be opened: its key is not here") from error
     except CannotOpen as error:
         log.warning("a stored value cannot be opened: it was moved or changed in the database", table=place.table)
         raise Refused(f"{what} cannot be opened; set it again") from error

@@ -24,6 +24,10 @@ class CannotOpen(Exception):
     """The value was sealed for another place or key, or was changed."""
 
 
+class UnknownKey(CannotOpen):
+    """It was sealed to a key pair that this opener does not have (any more, or yet)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a sealed value stands; it can be opened nowhere else."""
@@ -99,5 +103,5 @@ class Opener:
 
     def _unwrap(self, key_version: int, sealed_key: bytes, place: Place) -> bytes:
         if key_version not in self._keys:
-            raise CannotOpen(f"there is no private key {key_version}")
+            raise UnknownKey(f"there is no private key {key_version}")
         return _SUITE.decrypt(sealed_key, self._keys[key_version], info=place.for_key(key_version))
