@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.made
 ARGS ?=
 
-.PHONY: setup demo run test test-instances test-security test-rest test-container test-faults soak check bench clean help
+.PHONY: setup demo run test test-instances test-security test-integration test-container test-faults soak check bench clean help
 
 help:
 	@echo "make setup   the virtual environment and what the system lacks"
@@ -31,23 +31,23 @@ run: $(STAMP)
 	@test -e sfp-server/tenants/dev/config.json || $(BIN)/sfp-server init --tenant dev
 	@$(BIN)/sfp-server start -t dev
 
-# Three lanes at once: whole instances one after the other, attacks, all the rest. (5: nothing of ARGS is in this lane.)
+# Three lanes at once: whole instances one after the other, attacks and rules, use cases. (5: nothing of ARGS is in this lane.)
 PYTEST := $(BIN)/python -m pytest -m "not container and not faults"
 test: $(STAMP)
 ifneq (,$(findstring tests/,$(ARGS)))
 	$(PYTEST) $(ARGS)
 else
-	@$(MAKE) --no-print-directory -j3 test-instances test-security test-rest
+	@$(MAKE) --no-print-directory -j3 test-instances test-security test-integration
 endif
 
 test-instances: $(STAMP)
 	$(PYTEST) tests/acceptance $(ARGS) || [ $$? -eq 5 ]
 
 test-security: $(STAMP)
-	$(PYTEST) tests/security tests/unit $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) tests/conformance tests/security tests/unit $(ARGS) || [ $$? -eq 5 ]
 
-test-rest: $(STAMP)
-	$(PYTEST) tests/conformance tests/integration $(ARGS) || [ $$? -eq 5 ]
+test-integration: $(STAMP)
+	$(PYTEST) tests/integration $(ARGS) || [ $$? -eq 5 ]
 
 test-container: $(STAMP)
 	@sh scripts/podman.sh
