@@ -76,8 +76,10 @@ async def test_a_secret_moved_between_rows_cannot_be_opened(world):
         await secrets.put(tx, world.owner, world.keys, name="ONE", value="first-value")
         await secrets.put(tx, world.owner, world.keys, name="TWO", value="second-value")
     await world.admin.execute(
-        "UPDATE secrets SET sealed_key = o.sealed_key, ciphertext = o.ciphertext FROM secrets o"
-        " WHERE secrets.name = 'ONE' AND o.name = 'TWO'"
+        "UPDATE secret_versions AS one SET sealed_key = two.sealed_key, ciphertext = two.ciphertext"
+        "  FROM secret_versions AS two"
+        " WHERE one.secret_id = (SELECT id FROM secrets WHERE name = 'ONE')"
+        "   AND two.secret_id = (SELECT id FROM secrets WHERE name = 'TWO')"
     )
     task = await world.run("/bin/true", credentials=[{"type": "secret", "name": "ONE", "env": "X"}])
     assert json.loads(task["error"])["code"] == "credential"
