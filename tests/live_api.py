@@ -26,6 +26,7 @@ from sfp_server.events.rights import Rights
 from sfp_server.events.routes import ROUTES
 from sfp_server.web import problems
 from sfp_server.web.guard import Guard
+from sfp_server.web.origins import Origins
 from sfp_server.web.ratelimit import RateLimiter
 
 
@@ -118,7 +119,7 @@ async def serve_api(database_url: str, valkey_url: str, door: Door) -> AsyncIter
                 "db": Provide(lambda: database, sync_to_thread=False),
                 "live": Provide(lambda: live, sync_to_thread=False),
             },
-            guards=[Guard(authenticate=door, limiter=RateLimiter(None), actor_limit=0)],
+            guards=[Guard(authenticate=door, limiter=RateLimiter(None), origins=Origins.of([], []), actor_limit=0)],
             exception_handlers=dict(problems.HANDLERS),
             openapi_config=None,
             logging_config=None,

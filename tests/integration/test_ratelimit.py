@@ -76,7 +76,7 @@ async def test_the_answer_says_what_is_left_and_when_to_come_again(api, clone, v
     settings = replace(api.settings, actor_rate_limit=3, address_rate_limit=0)
     token = await api.owner()
     async with web_api.running(settings, api.admin) as limited, limited.client(token) as client:
-        limited.app.asgi_handler.limiter._clock = lambda: NOON
+        limited.app.asgi_handler.app.limiter._clock = lambda: NOON
         answers = [await client.get(f"{API}/users/me") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[0].headers["ratelimit-policy"] == '"actor";q=3;w=60'
@@ -88,7 +88,7 @@ async def test_the_answer_says_what_is_left_and_when_to_come_again(api, clone, v
 async def test_one_address_does_not_use_up_anothers(api):
     settings = replace(api.settings, address_rate_limit=2)
     async with web_api.running(settings, api.admin) as limited:
-        limited.app.asgi_handler.limiter._clock = lambda: NOON
+        limited.app.asgi_handler.app.limiter._clock = lambda: NOON
         for address in ("198.51.100.7", "198.51.100.8"):
             async with limited.client(address=address) as client:
                 codes = [(await client.get(f"{API}/ping")).status_code for _ in range(3)]
