@@ -3,12 +3,12 @@
 from sfp_server.actor import Role
 from sfp_server.db.database import fetch
 from sfp_server.db.queries import load
-from sfp_server.identity.model import SCOPES
+from sfp_server.identity.model import BY_NAME_ONLY, SCOPES
 
 
 async def facts(clone, passwords: str = "auto") -> dict[str, int]:
     statement = load("sfp_server.instance", "security.sql")["facts"]
-    (row,) = await fetch(clone.admin_url, statement, 90, 90, len(SCOPES[Role.APPLICATION]), passwords)
+    (row,) = await fetch(clone.admin_url, statement, 90, 90, len(SCOPES[Role.APPLICATION] - BY_NAME_ONLY), passwords)
     return dict(row)
 
 

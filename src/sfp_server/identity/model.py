@@ -68,7 +68,7 @@ SCOPES: dict[Role, frozenset[str]] = {
 }
 
 #: what an application has only if somebody said so
-_BY_NAME_ONLY = frozenset({Scope.INTEGRATIONS_CREDENTIALS})
+BY_NAME_ONLY = frozenset({Scope.INTEGRATIONS_CREDENTIALS})
 
 
 def granted(asked: Iterable[str] | None, allowed: frozenset[str]) -> list[str]:
@@ -77,7 +77,7 @@ def granted(asked: Iterable[str] | None, allowed: frozenset[str]) -> list[str]:
     Raises Malformed for a scope that is unknown or that no application may have.
     """
     if asked is None:
-        return sorted(allowed - _BY_NAME_ONLY)
+        return sorted(allowed - BY_NAME_ONLY)
     wanted = sorted(set(asked))
     wrong = [scope for scope in wanted if scope not in allowed]
     if wrong:

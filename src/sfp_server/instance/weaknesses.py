@@ -20,7 +20,7 @@ from sfp_server.actor import Role
 from sfp_server.db.database import fetch
 from sfp_server.db.queries import load
 from sfp_server.errors import Unavailable
-from sfp_server.identity.model import SCOPES
+from sfp_server.identity.model import BY_NAME_ONLY, SCOPES
 from sfp_server.instance import configuration, schema, supervisor
 from sfp_server.instance.doctor import Finding, exposed
 from sfp_server.instance.edge import has_own_authority
@@ -78,7 +78,7 @@ def examine(at: Place, environ: Mapping[str, str]) -> list[Finding]:
 
 def _facts(settings: Settings) -> Mapping[str, Any] | None:
     statement = load(__package__ or "", "security.sql")["facts"]
-    every = len(SCOPES[Role.APPLICATION])
+    every = len(SCOPES[Role.APPLICATION] - BY_NAME_ONLY)
     asking = fetch(settings.admin_url(), statement, LONG_TOKEN, ABSENT, every, settings.password_login)
     try:
         rows = asyncio.run(asyncio.wait_for(asking, 10))
